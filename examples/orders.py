@@ -1,0 +1,28 @@
+"""What the examples share: the service "orders" as its consumers declare it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from meshlib import get, service_client
+
+
+@dataclass
+class Order:
+    """One order, and which instance answered."""
+
+    id: int
+    item: str
+    served_by: str
+
+
+@service_client("orders", timeout=2.0)
+class Orders(Protocol):
+    """A client of the service "orders": ``def`` blocks, ``async def`` is awaited."""
+
+    @get("/orders/{id}")
+    def fetch(self, id: int) -> Order: ...
+
+    @get("/orders/{id}")
+    async def afetch(self, id: int) -> Order: ...

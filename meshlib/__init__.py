@@ -1,0 +1,137 @@
+"""meshlib: a service mesh inside the process.
+
+    @service_client("orders")
+    class Orders(Protocol):
+        @get("/orders/{id}")
+        def fetch(self, id: int) -> Order: ...
+
+    orders = Mesh.from_env().client(Orders)
+
+The names are loaded on first use (PEP 562), so that importing the package costs next to nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from meshlib._version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from meshlib.client import Body, Header, Path, Query, delete, get, head, options, patch, post, put, service_client
+    from meshlib.errors import (
+        AttemptError,
+        AttemptTimeout,
+        BadRequest,
+        CallError,
+        CasConflict,
+        ClientError,
+        ConfigError,
+        Conflict,
+        ConnectFailed,
+        ConnectionLost,
+        DeadlineExceeded,
+        DecodeError,
+        Forbidden,
+        GatewayTimeout,
+        InvalidAnswer,
+        MeshError,
+        MissingExtra,
+        NoInstances,
+        NotFound,
+        PortInUse,
+        RegistryDenied,
+        RegistryError,
+        RegistryUnavailable,
+        ServerError,
+        ServiceUnavailable,
+        StatusError,
+        StoreError,
+        TooManyRequests,
+        Unauthorized,
+        UnprocessableContent,
+    )
+    from meshlib.lifecycle import Registration
+    from meshlib.mesh import Mesh
+    from meshlib.model import Instance, ServiceUrl, Snapshot, Status
+    from meshlib.settings import RegistryUrl, Settings
+
+__all__ = [
+    "AttemptError",
+    "AttemptTimeout",
+    "BadRequest",
+    "Body",
+    "CallError",
+    "CasConflict",
+    "ClientError",
+    "ConfigError",
+    "Conflict",
+    "ConnectFailed",
+    "ConnectionLost",
+    "DeadlineExceeded",
+    "DecodeError",
+    "Forbidden",
+    "GatewayTimeout",
+    "Header",
+    "Instance",
+    "InvalidAnswer",
+    "Mesh",
+    "MeshError",
+    "MissingExtra",
+    "NoInstances",
+    "NotFound",
+    "Path",
+    "PortInUse",
+    "Query",
+    "Registration",
+    "RegistryDenied",
+    "RegistryError",
+    "RegistryUnavailable",
+    "RegistryUrl",
+    "ServerError",
+    "ServiceUnavailable",
+    "ServiceUrl",
+    "Settings",
+    "Snapshot",
+    "Status",
+    "StatusError",
+    "StoreError",
+    "TooManyRequests",
+    "Unauthorized",
+    "UnprocessableContent",
+    "__version__",
+    "delete",
+    "get",
+    "head",
+    "options",
+    "patch",
+    "post",
+    "put",
+    "service_client",
+]
+
+_HOMES = {
+    "meshlib.client": "Body Header Path Query delete get head options patch post put service_client",
+    "meshlib.errors": (
+        "AttemptError AttemptTimeout BadRequest CallError CasConflict ClientError ConfigError Conflict "
+        "ConnectFailed ConnectionLost DeadlineExceeded DecodeError Forbidden GatewayTimeout InvalidAnswer "
+        "MeshError MissingExtra NoInstances NotFound PortInUse RegistryDenied RegistryError "
+        "RegistryUnavailable ServerError ServiceUnavailable StatusError StoreError TooManyRequests "
+        "Unauthorized UnprocessableContent "
+    ),
+    "meshlib.lifecycle": "Registration",
+    "meshlib.mesh": "Mesh",
+    "meshlib.model": "Instance ServiceUrl Snapshot Status",
+    "meshlib.settings": "RegistryUrl Settings",
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'meshlib' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,154 @@
+"""Instances in Consul: registered with an agent, looked up in the catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from meshlib.backends import consul_wire as wire
+from meshlib.backends.base import Listing
+from meshlib.backends.consul_http import Api, Params, follow, whole
+from meshlib.errors import InvalidAnswer, RegistryDenied, RegistryUnavailable
+from meshlib.model import Instance, ServiceUrl, Status
+from meshlib.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A listing as Consul sent it, and how far its server was behind the leader (seconds; infinite with no leader)."""
+
+    index: int
+    body: bytes
+    behind: float
+
+    @classmethod
+    def of(cls, response: Any) -> Answer:
+        """The callback for the hook."""
+        index = response.headers.get("X-Consul-Index")
+        if response.code != 200 or index is None:
+            raise InvalidAnswer("this is no answer of a Consul")
+        if response.headers.get("X-Consul-Results-Filtered-By-ACLs") == "true" and response.body.strip() in (b"[]", b"null"):
+            raise RegistryDenied("the token may not see any instance of the service")  # else it would pass for "none left"
+        led = response.headers.get("X-Consul-KnownLeader") != "false"
+        behind = whole(response.headers.get("X-Consul-LastContact")) / 1000 if led else float("inf")
+        return cls(whole(index), response.body, behind)
+
+
+class ConsulRegistry:
+    """:class:`~meshlib.backends.base.Registry` over Consul."""
+
+    def __init__(self, api: Api, settings: Settings, wait: float, hosts: tuple[tuple[str, int], ...] = ()) -> None:
+        self.routes = hosts
+        self._api, self._settings, self._wait = api, settings, wait
+        self._told: set[ServiceUrl] = set()
+
+    async def register(self, instance: Instance, ttl: float) -> None:
+        agent, before = self._api.agent, await self._definition(instance)
+        done = await agent.service.register(
+            wire.service_name(instance.url),
+            service_id=instance.id,
+            address=instance.host,
+            port=instance.port,
+            tags=wire.tags(instance),
+            meta=wire.meta(instance),
+            check=self._check(instance, ttl),
+        )
+        if not done:
+            raise InvalidAnswer("the registry's agent has no way to register a service: is it a Consul?")
+        await self._maintain(instance, before)
+        # A check begins critical, and Spring registers without a status: so do we, and pass at once.
+        if not await self._pass(instance):
+            raise RegistryUnavailable(f"{instance.id} was gone as soon as it was registered")
+
+    async def heartbeat(self, instance: Instance, ttl: float) -> bool:  # noqa: ARG002 - the check knows its ttl
+        known = await self._definition(instance)
+        wanted = {
+            "Service": wire.service_name(instance.url),
+            "Address": instance.host,
+            "Port": instance.port,
+            "Meta": wire.meta(instance),
+        }
+        same = {key: known.get(key) for key in wanted} == wanted and (known.get("Tags") or []) == wire.tags(instance)
+        return same and await self._pass(instance)
+
+    async def deregister(self, instance: Instance) -> None:
+        await self._api.agent.service.deregister(instance.id)
+
+    async def fetch(self, service: ServiceUrl) -> Listing:
+        index, instances = await self._listing(wire.Reader(service), 0)
+        return Listing(instances, str(index))
+
+    async def watch(self, service: ServiceUrl) -> AsyncIterator[Listing]:
+        async with aclosing(follow(partial(self._listing, wire.Reader(service)))) as listings:
+            async for index, instances in listings:
+                yield Listing(instances, str(index))
+
+    async def services(self, namespace: str) -> list[str]:
+        _, catalogue = await self._api.catalog.services(consistency="stale")
+        return wire.names(catalogue, namespace)
+
+    async def close(self) -> None:
+        await self._api.http.close()
+
+    async def _definition(self, instance: Instance) -> dict[str, Any]:
+        """What the agent knows under the instance's id; empty for nothing."""
+        known = await self._api.agent.service_definition(instance.id)
+        return known if isinstance(known, dict) else {}
+
+    def _check(self, instance: Instance, ttl: float) -> dict[str, str]:
+        # Long enough that a partition of Consul, which fails every heartbeat, does not remove what still runs.
+        check = {"DeregisterCriticalServiceAfter": seconds(max(60.0, 20 * ttl))}
+        if self._settings.check == "ttl":
+            return {"TTL": seconds(ttl), **check}
+        path = f"/{self._settings.health_path.lstrip('/')}"
+        interval = seconds(max(1.0, ttl / 3))
+        return {"HTTP": f"{instance.scheme}://{instance.netloc}{path}", "Interval": interval, "Timeout": interval, **check}
+
+    async def _maintain(self, instance: Instance, before: dict[str, Any]) -> None:
+        """Tell Consul, for those who read it without knowing our Meta. What an operator ordered is not undone."""
+        ours = (before.get("Meta") or {}).get("mesh-status") == Status.MAINTENANCE.value
+        if instance.status is Status.MAINTENANCE or ours:
+            enable = instance.status is Status.MAINTENANCE
+            await self._api.agent.service.maintenance(instance.id, enable, reason="meshlib" if enable else None)
+
+    async def _pass(self, instance: Instance) -> bool:
+        """Prolong the registration; False when the agent has no such check."""
+        if self._settings.check != "ttl":
+            return True
+        return bool(await self._api.agent.check.ttl_pass(f"service:{instance.id}"))
+
+    async def _listing(self, reader: wire.Reader, index: int) -> tuple[int, tuple[Instance, ...]]:
+        """Ask any server, so that look-ups outlive the leader. An answer that is too old is no answer (see _fresh)."""
+        answer = await self._ask(reader.service, [("stale", "1")], index)
+        if answer.behind > self._settings.stale_max:
+            answer = await self._fresh(reader, answer)
+        self._told.add(reader.service)
+        return answer.index, reader.read(answer.body)
+
+    async def _fresh(self, reader: wire.Reader, old: Answer) -> Answer:
+        """The leader's answer instead of the ``old`` one.
+
+        Without it, unavailable: our caller keeps the list it has, and knows its age. Only where it has none yet the old
+        answer is better than nothing, unless it is empty: servers that have just started know nothing yet.
+        """
+        if old.behind < float("inf"):
+            with suppress(RegistryUnavailable):
+                return await self._ask(reader.service, [], 0)
+        if reader.service in self._told or not reader.read(old.body):
+            raise RegistryUnavailable(f"no server of Consul knows {reader.service} as of the last {self._settings.stale_max} s")
+        return old
+
+    async def _ask(self, service: ServiceUrl, params: Params, index: int) -> Answer:
+        if index:
+            params = [*params, ("index", index), ("wait", f"{self._wait:g}s")]
+        path = f"/v1/health/service/{wire.service_name(service)}"
+        answer: Answer = await self._api.http.get(Answer.of, path, params=[*params, *self._api.where])
+        return answer
+
+
+def seconds(number: float) -> str:
+    """As Go reads a duration."""
+    return f"{number:.3f}".rstrip("0").rstrip(".") + "s"

@@ -1,0 +1,90 @@
+"""Follow what is under a prefix of etcd: one listing, then the changes, and a check of the whole while nothing changes.
+
+A watch that says nothing may be idle, dead, attached to a member that the others have left behind, or waiting for a
+revision that will never come; they look alike. So after ``idle`` seconds without a change the leader is asked whether
+anything under the prefix is newer than what is known, which costs no documents, and the watch is opened anew behind that
+answer. The same question covers compaction and a store that lost its state: whatever does not fit is listed again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+from meshlib.backends.etcd_gateway import Compacted, Gateway
+from meshlib.backends.etcd_wire import Pair, Watched
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What became of some keys (None: gone) by ``revision``. When ``whole``, no other keys are left."""
+
+    revision: int
+    keys: Mapping[bytes, Pair | None]
+    whole: bool = False
+
+
+async def follow(gateway: Gateway, prefix: bytes, *, idle: float) -> AsyncGenerator[Change, None]:
+    """The whole of ``prefix`` first, from any member; then its changes, and an empty change as proof of life when there
+    was none for ``idle`` seconds. Ends only by raising :class:`~meshlib.errors.RegistryError`."""
+    known = _Known(gateway, prefix)
+    change = await known.list(serializable=True)
+    clock = asyncio.get_running_loop().time
+    while True:
+        yield change
+        due = clock() + idle
+        with suppress(Compacted):
+            async with gateway.watch(prefix, known.revision + 1) as answers:
+                while (answer := await _before(due, answers)) is not None:
+                    if answer.events:
+                        yield known.apply(answer)
+                        due = clock() + idle
+        change = await known.confirm()
+
+
+async def _before(due: float, answers: AsyncIterator[Watched]) -> Watched | None:
+    """The next answer, or None when there is none by ``due`` (time of the loop)."""
+    try:
+        async with asyncio.timeout_at(due):
+            return await anext(answers)
+    except TimeoutError:
+        return None
+
+
+class _Known:
+    """The keys under a prefix as of a revision."""
+
+    def __init__(self, gateway: Gateway, prefix: bytes) -> None:
+        self.gateway, self.prefix = gateway, prefix
+        self.revision = 0
+        self.keys: set[bytes] = set()
+
+    async def list(self, *, serializable: bool) -> Change:
+        """Everything anew."""
+        answer = await self.gateway.prefix(self.prefix, serializable=serializable)
+        self.revision = answer.header.revision
+        found = {pair.key: pair for pair in answer.kvs if pair.key.startswith(self.prefix)}
+        self.keys = set(found)
+        return Change(self.revision, found, whole=True)
+
+    def apply(self, answer: Watched) -> Change:
+        """The events of a watch, the last of each key."""
+        keys: dict[bytes, Pair | None] = {}
+        for event in answer.events:
+            # Not the header's revision: that is the store's, and more events up to it may follow.
+            self.revision = max(self.revision, event.kv.mod_revision)
+            if event.kv.key.startswith(self.prefix):
+                keys[event.kv.key] = event.kv if event.type == "PUT" else None
+        self.keys.update(key for key, pair in keys.items() if pair)
+        self.keys.difference_update(key for key, pair in keys.items() if not pair)
+        return Change(self.revision, keys)
+
+    async def confirm(self) -> Change:
+        """Ask the leader whether what is known is all there is; if not, list it again."""
+        newer = await self.gateway.prefix(self.prefix, keys_only=True, min_mod_revision=str(self.revision + 1))
+        if newer.header.revision < self.revision or newer.kvs or newer.count != len(self.keys):
+            return await self.list(serializable=False)
+        self.revision = newer.header.revision
+        return Change(self.revision, {})

@@ -1,0 +1,276 @@
+"""THE ORDER, and the class that implements a declared Protocol.
+
+The order of the layers, outermost first. A client's stack holds those of them that it uses:
+
+    failover     above balance: another attempt gets another instance
+    balance      innermost but for what signs: everything above it speaks of the service, everything below of one instance
+    send
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import httpx2
+
+from meshlib.balance.layer import Balance, Source
+from meshlib.balance.pickers import Picker
+from meshlib.client.declare import Declaration, Method
+from meshlib.client.decode import accepts, answer_of, decoder, from_json, is_raw
+from meshlib.client.encode import Encoder
+from meshlib.client.types import stream_item
+from meshlib.errors import BODY_EXCERPT, ConfigError, DecodeError, StatusError, status_error_type
+from meshlib.flow import AsyncSender, Call, Next, Sender, arun, compose, run
+from meshlib.model import ServiceUrl
+from meshlib.policies.failover import Failover
+from meshlib.transport import BUFFER, INSTANCE
+
+
+def stack(source: Source, picker: Picker) -> Next:
+    """The layers of a client's calls, in THE ORDER."""
+    return compose([Failover(), Balance(source, picker)])
+
+
+class Operation:
+    """One declared method, ready to be called: encode, perform, decode."""
+
+    def __init__(self, method: Method, declaration: Declaration, where: str, timeout: float, connect: float) -> None:
+        self.method, self.target = method, declaration.target
+        self.timeout, self._connect = timeout, min(connect, timeout)
+        item = stream_item(method.returns)
+        self.items = None if item is None else Items(where, item)
+        self._raw = is_raw(method.returns)
+        decode = answer_of if self._raw else partial(decoder, where)
+        self._decode = decode(method.returns) if item is None else None
+        self._encode = Encoder(method, declaration.headers, b"*/*" if item is not None else accepts(method.returns))
+
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any], clock: Callable[[], float]) -> Call:
+        """The call that these arguments ask for."""
+        target, headers, body, replayable = self._encode(args, kwargs)
+        left = self.timeout
+        extensions: dict[str, Any] = {"timeout": {"connect": self._connect, "read": left, "write": left, "pool": self._connect}}
+        if self.items is None:
+            extensions[BUFFER] = True
+        return Call(
+            self.target, self.method.verb, target, headers=headers, body=body, replayable=replayable,
+            extensions=extensions, deadline=clock() + left,
+        )  # fmt: skip
+
+    def result(self, response: httpx2.Response, call: Call, clock: Callable[[], float]) -> Any:
+        """The value of an answer whose body is in memory."""
+        assert self._decode is not None
+        try:
+            body = response.read()
+            if self._raw:
+                response.elapsed = timedelta(seconds=clock() - (call.deadline or 0.0) + self.timeout)
+            elif response.status_code >= _FIRST_ERROR:
+                raise status_error(response, body, call)
+            return self._decode(response)
+        except (ValueError, httpx2.DecodingError) as problem:
+            raise self.undecodable(response, call, problem) from problem
+
+    def undecodable(self, response: httpx2.Response, call: Call, problem: Exception) -> DecodeError:
+        """The error for an answer that is not of the declared type."""
+        return DecodeError(
+            f"{call.method} {call.target}{where_of(call)}: the answer is not a {self.method.returns}: {problem}",
+            service=call.target, instance=_instance(response),
+        )  # fmt: skip
+
+
+_FIRST_ERROR = 300
+
+
+def _instance(response: httpx2.Response) -> Any:
+    return response.extensions.get(INSTANCE)
+
+
+def where_of(call: Call) -> str:
+    """The path of ``call`` for messages: without its query, which may hold what no log should."""
+    return call.path.partition(b"?")[0].decode()
+
+
+def status_error(response: httpx2.Response, body: bytes, call: Call) -> StatusError:
+    """The error for an answer with an error status (or a redirect, which is not followed), whose body begins so."""
+    status, instance = response.status_code, _instance(response)
+    body = body[:BODY_EXCERPT]
+    where = f" at {instance.netloc}" if instance is not None else ""
+    said = " ".join("".join(one if one.isprintable() else " " for one in body[:200].decode("utf-8", "replace")).split())
+    return status_error_type(status)(
+        f"{call.method} {call.target}{where_of(call)}{where} answered {status}" + (f": {said}" if said else ""),
+        status=status, body=body, headers=response.headers, retry_after=_retry_after(response),
+        service=call.target, instance=instance,
+    )  # fmt: skip
+
+
+def _retry_after(response: httpx2.Response) -> float | None:
+    text = response.headers.get("retry-after", "").strip()
+    if text.isascii() and text.isdigit():
+        return min(float(text[:12]), _YEAR)
+    if not text:
+        return None
+    from email.utils import parsedate_to_datetime  # noqa: PLC0415 - rare
+
+    try:
+        return min(max(0.0, parsedate_to_datetime(text).timestamp() - time.time()), _YEAR)
+    except (ValueError, OverflowError):
+        return None
+
+
+_YEAR = 366 * 86_400.0
+
+
+MAX_ITEM = 16 * 1024 * 1024
+"""Bytes that a line of a stream may have: whoever sends one without end must not fill our memory (threat 15)."""
+
+
+class Items:
+    """How to read a stream into items: chunks of bytes as they come, lines of text, or one JSON value per line."""
+
+    def __init__(self, where: str, item: Any) -> None:
+        self.raw = item is bytes
+        self._keep_empty = item is str
+        known: dict[Any, Callable[[bytes], Any]] = {bytes: bytes, str: bytes.decode}
+        self._parse = known.get(item) or from_json(where, item)
+
+    def of(self, buffer: bytearray, chunk: bytes) -> Iterator[Any]:
+        """The items that ``chunk`` completes; ``buffer`` keeps the rest. Raises ValueError."""
+        if self.raw:
+            yield chunk
+            return
+        buffer += chunk
+        if b"\n" not in chunk:
+            if len(buffer) > MAX_ITEM:
+                raise ValueError(f"an item of it is longer than {MAX_ITEM} bytes")
+            return
+        *whole, rest = bytes(buffer).split(b"\n")
+        buffer[:] = rest
+        for line in whole:
+            yield from self._item(line)
+
+    def last(self, buffer: bytearray) -> Iterator[Any]:
+        """The item that no line break ended."""
+        if buffer:
+            yield from self._item(bytes(buffer))
+
+    def _item(self, line: bytes) -> Iterator[Any]:
+        line = line.removesuffix(b"\r")
+        if self._keep_empty or line.strip():
+            yield self._parse(line)
+
+
+class SyncStub:
+    """Performs operations in the caller's thread."""
+
+    def __init__(self, proceed: Next, sender: Sender, clock: Callable[[], float]) -> None:
+        self._proceed, self._sender, self._clock = proceed, sender, clock
+
+    def implement(self, operation: Operation) -> Callable[..., Any]:
+        """The function that stands for the declared method."""
+        if operation.items is not None:
+            items = operation.items
+            return lambda _self, *args, **kwargs: self._stream(operation, items, operation.call(args, kwargs, self._clock))
+
+        def method(_self: object, *args: Any, **kwargs: Any) -> Any:
+            call = operation.call(args, kwargs, self._clock)
+            return operation.result(run(self._proceed, call, self._sender), call, self._clock)
+
+        return method
+
+    def _stream(self, operation: Operation, items: Items, call: Call) -> Iterator[Any]:
+        response = run(self._proceed, call, self._sender)
+        buffer = bytearray()
+        try:
+            if response.status_code >= _FIRST_ERROR:
+                raise status_error(response, self._excerpt(response), call)
+            for chunk in response.iter_bytes():
+                yield from items.of(buffer, chunk)
+            yield from items.last(buffer)
+        except (ValueError, httpx2.DecodingError) as problem:
+            raise operation.undecodable(response, call, problem) from problem
+        finally:
+            response.close()
+
+    @staticmethod
+    def _excerpt(response: httpx2.Response) -> bytes:
+        body = bytearray()
+        for chunk in response.iter_bytes():
+            body += chunk
+            if len(body) >= BODY_EXCERPT:
+                break
+        return bytes(body)
+
+
+class AsyncStub:
+    """Performs operations in the caller's task."""
+
+    def __init__(self, proceed: Next, sender: AsyncSender, clock: Callable[[], float]) -> None:
+        self._proceed, self._sender, self._clock = proceed, sender, clock
+
+    def implement(self, operation: Operation) -> Callable[..., Any]:
+        """The function that stands for the declared method: a coroutine function where it was declared as one."""
+        if operation.items is not None:
+            items = operation.items
+            if not operation.method.is_async:
+                return lambda _self, *args, **kwargs: self._stream(operation, items, operation.call(args, kwargs, self._clock))
+
+            async def stream(_self: object, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+                return self._stream(operation, items, operation.call(args, kwargs, self._clock))
+
+            return stream
+
+        async def method(_self: object, *args: Any, **kwargs: Any) -> Any:
+            call = operation.call(args, kwargs, self._clock)
+            return operation.result(await arun(self._proceed, call, self._sender), call, self._clock)
+
+        return method
+
+    async def _stream(self, operation: Operation, items: Items, call: Call) -> AsyncIterator[Any]:
+        response = await arun(self._proceed, call, self._sender)
+        buffer = bytearray()
+        try:
+            if response.status_code >= _FIRST_ERROR:
+                raise status_error(response, await self._excerpt(response), call)
+            async for chunk in response.aiter_bytes():
+                for item in items.of(buffer, chunk):
+                    yield item
+            for item in items.last(buffer):
+                yield item
+        except (ValueError, httpx2.DecodingError) as problem:
+            raise operation.undecodable(response, call, problem) from problem
+        finally:
+            await response.aclose()
+
+    @staticmethod
+    async def _excerpt(response: httpx2.Response) -> bytes:
+        body = bytearray()
+        async for chunk in response.aiter_bytes():
+            body += chunk
+            if len(body) >= BODY_EXCERPT:
+                break
+        return bytes(body)
+
+
+def declaration_of(cls: Any) -> Declaration:
+    """What ``@service_client`` said of ``cls``. Raises :class:`ConfigError` when it said nothing."""
+    declaration = cls.__dict__.get("__mesh_client__") if isinstance(cls, type) else None
+    if not isinstance(declaration, Declaration):
+        name = getattr(cls, "__qualname__", None) or repr(cls)[:80]
+        raise ConfigError(name, "is not a declared client", example='@service_client("orders")')
+    return declaration
+
+
+def implement(cls: Any, target: ServiceUrl, sync: SyncStub, async_: AsyncStub, *, timeout: float, connect: float) -> Any:
+    """An instance of a subclass of ``cls`` whose declared methods perform calls."""
+    declaration = replace(declaration_of(cls), target=target)
+    body: dict[str, Any] = {"__repr__": lambda _self: f"<{cls.__qualname__} client of {target}>"}
+    for method in declaration.methods:
+        where = f"{cls.__qualname__}.{method.name}"
+        operation = Operation(method, declaration, where, declaration.timeout or timeout, connect)
+        stub = async_ if method.awaits else sync
+        body[method.name] = stub.implement(operation)
+    return type(cls.__name__, (cls,), body)()

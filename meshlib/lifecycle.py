@@ -1,0 +1,144 @@
+"""What a provider holds: the socket it listens on, and its entry in the registry until it has left in good order."""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from contextlib import suppress
+from typing import Self
+
+from meshlib.discovery.registration import Reconciler
+from meshlib.errors import ConfigError, PortInUse
+from meshlib.model import Instance, Status
+from meshlib.server import InFlight
+from meshlib.settings import Settings
+from meshlib.worker import Worker
+
+log = logging.getLogger(__name__)
+
+PROPAGATION = 1.0
+"""Seconds between deregistering and draining: what a registry's watches need to tell every consumer, with room to spare."""
+IN_PROCESS = {"memory": 0.1, "static": 0.0}
+"""The same for registries that nobody outside this process watches."""
+
+
+class Registration:
+    """An entry in the registry that is kept up to date until :meth:`close`. Also a context manager."""
+
+    def __init__(
+        self,
+        reconciler: Reconciler,
+        worker: Worker,
+        in_flight: InFlight,
+        settings: Settings,
+        on_closed: Callable[[Registration], object],
+    ) -> None:
+        self._reconciler, self._worker, self._in_flight, self._settings = reconciler, worker, in_flight, settings
+        self._on_closed = on_closed
+        self._pid = os.getpid()
+        self._closing = threading.Lock()  # taken once, by who closes it
+        in_flight.draining = False
+        worker.loop().call_soon_threadsafe(reconciler.start)
+        atexit.register(self.close)
+
+    @property
+    def instance(self) -> Instance | None:
+        """What is registered, or None before the registry has accepted it."""
+        return self._reconciler.made.result() if self._reconciler.made.done() else None
+
+    def wait(self, timeout: float = 10.0) -> Instance:
+        """Wait until the registry has accepted it. Raises TimeoutError, with the reason, after ``timeout`` seconds."""
+        try:
+            return self._reconciler.made.result(timeout)
+        except TimeoutError:
+            raise TimeoutError(f"not registered after {timeout} s: {self._reconciler.problem or 'no answer'}") from None
+
+    def drain(self) -> None:
+        """List it as draining: consumers use others as long as there are any."""
+        self._wish(Status.DRAINING, draining=True)
+
+    def maintenance(self, on: bool = True) -> None:
+        """Take it out for consumers, or bring it back; it stays registered."""
+        self._wish(Status.MAINTENANCE if on else Status.UP, draining=False)
+
+    def up(self) -> None:
+        """List it as ready again."""
+        self._wish(Status.UP, draining=False)
+
+    def _wish(self, status: Status, *, draining: bool) -> None:
+        if self._closing.locked() or self._pid != os.getpid():
+            return
+        self._in_flight.draining = draining
+        self._worker.loop().call_soon_threadsafe(self._reconciler.wish, status)
+
+    def close(self) -> None:
+        """Leave in the order that loses no call: ask keep-alive clients to connect elsewhere, stop re-registering and
+        deregister, wait until consumers know (:data:`PROPAGATION` + ``MESH_DRAIN_WAIT``) while still serving, then wait for
+        calls in flight (``MESH_DRAIN_TIMEOUT`` at most). The server is to be stopped after it. A second time, or in a child
+        process, it does nothing."""
+        if self._pid != os.getpid() or not self._closing.acquire(blocking=False):
+            return
+        atexit.unregister(self.close)
+        in_flight, settings = self._in_flight, self._settings
+        in_flight.draining = True
+        self._stop()
+        if self._reconciler.desired is not None:  # else nobody has heard of it
+            time.sleep(IN_PROCESS.get(settings.registry.scheme, PROPAGATION) + settings.drain_wait)
+        if not in_flight.wait(settings.drain_timeout):
+            log.warning("%d requests were still in flight after %g s", len(in_flight), settings.drain_timeout)
+        with suppress(ValueError):
+            self._on_closed(self)
+
+    def _stop(self) -> None:
+        try:
+            self._worker.spawn(self._reconciler.stop).result(self._settings.registry_timeout + 1.0)
+        except (TimeoutError, CancelledError) as problem:
+            log.warning("deregistering did not end: %r", problem)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def listen(settings: Settings, port: int | None = None, *, backlog: int = 2048) -> socket.socket:
+    """See :meth:`meshlib.Mesh.listen`."""
+    check_port(port)
+    host, wanted = settings.host, settings.port if port is None else port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # Saying TCP: asyncio turns Nagle's algorithm off only for sockets that do; for other servers, connections inherit it
+    # from here. With it every answer in two pieces waits 40 ms for the consumer's delayed acknowledgement.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, wanted))
+        listener.listen(backlog)
+    except OSError as problem:
+        listener.close()
+        raise _cannot_listen(settings, problem, wanted, port) from None
+    return listener
+
+
+def _cannot_listen(settings: Settings, problem: OSError, wanted: int, port: int | None) -> ConfigError:
+    text = f"cannot listen on {settings.host}:{wanted}: {problem.strerror}"
+    if problem.errno not in (errno.EADDRINUSE, errno.EACCES):
+        source = settings.sources.get("host", "default")
+        return ConfigError("MESH_HOST", text, source=source, example="0.0.0.0, or an address of this machine")
+    kind = PortInUse if problem.errno == errno.EADDRINUSE else ConfigError
+    source = "code" if port is not None else settings.sources.get("port", "default")
+    return kind("MESH_PORT", text, source=source, example="another port, or 0 for any free one")
+
+
+def check_port(port: int | None) -> None:
+    """Raise :class:`ConfigError` for a ``port`` given in code that is none."""
+    if port is not None and not (type(port) is int and 0 <= port < 65536):
+        raise ConfigError("port", f"{str(port)[:20]!r} is not a port (0 to 65535)", example="8080")

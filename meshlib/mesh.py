@@ -1,0 +1,279 @@
+"""Lifecycle and wiring: the only composition root. It decides nothing."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Self, TypeVar
+
+import httpx2
+
+from meshlib import lifecycle, server
+from meshlib.backends import Backend, Registry, open_backend
+from meshlib.balance.fleet import Endpoint, Fleet
+from meshlib.balance.pickers import Picker, named
+from meshlib.client.stub import AsyncStub, SyncStub, declaration_of, implement, stack
+from meshlib.discovery.address import advertised
+from meshlib.discovery.follow import Follower, Surroundings
+from meshlib.discovery.probe import restore, tcp
+from meshlib.discovery.registration import Reconciler
+from meshlib.discovery.store import SnapshotStore
+from meshlib.discovery.view import View
+from meshlib.errors import ConfigError
+from meshlib.flow import Next
+from meshlib.lifecycle import Registration
+from meshlib.model import ServiceUrl, Snapshot
+from meshlib.mounts import AsyncMeshClient, AsyncMeshTransport, MeshClient, MeshTransport
+from meshlib.settings import Settings
+from meshlib.transport import AsyncEngine, Engine, MakeAsyncTransport, MakeTransport
+from meshlib.worker import Worker
+
+log = logging.getLogger(__name__)
+
+C = TypeVar("C")
+
+HOSTS = 256
+"""Hosts whose stacks a mounted transport keeps: mounted on ``all://``, it meets whatever hosts its users name."""
+
+# Of the parent, in a child process: closed there, it might reach into what the parent goes on using.
+_abandoned: list[object] = []
+_meshes: weakref.WeakSet[Mesh] = weakref.WeakSet()
+
+
+class Mesh:
+    """A service mesh inside this process.
+
+    ``settings`` default to the environment's. ``transport`` and ``async_transport`` make the httpx2 transport for an
+    instance (default: real connections); tests put mocks or WSGI/ASGI apps there. Creating a mesh starts nothing and
+    contacts nobody; close it, or use it as a context manager. Raises :class:`ConfigError`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        transport: MakeTransport | None = None,
+        async_transport: MakeAsyncTransport | None = None,
+    ) -> None:
+        self.settings = settings or Settings.load()
+        self.in_flight = server.InFlight()
+        self._engine = Engine(self.settings, transport)
+        self._async_engine = AsyncEngine(self.settings, async_transport)
+        self._worker = Worker()
+        self._reach = tcp(timeout=self.settings.connect_timeout)
+        self._backend: Backend | None = open_backend(self.settings)
+        self._pid = os.getpid()
+        # A view lives while a client holds it or it is watched: hosts that were called once leave nothing behind.
+        self._views: weakref.WeakValueDictionary[ServiceUrl, View] = weakref.WeakValueDictionary()
+        self._registrations: list[Registration] = []
+        self._lock = threading.Lock()
+        self._default_picker = named("least_request")
+        _meshes.add(self)
+
+    @classmethod
+    def from_env(cls, **code: Any) -> Self:
+        """A mesh with the ``MESH_*`` variables' settings; ``code`` overrides single ones. Never blocks on the registry."""
+        return cls(Settings.load(**code))
+
+    # -- consumers
+
+    def client(self, cls: Callable[..., C], *, name: str | ServiceUrl | None = None) -> C:
+        """An implementation of the Protocol ``cls``, declared with ``@service_client``; it is watched from now on, so that
+        the first call finds its instances. ``name`` replaces the declared one (another namespace, one exact instance).
+        (Its hint is a callable, because mypy lets nobody give a Protocol for a ``type[C]``.)"""
+        declaration = declaration_of(cls)
+        target = ServiceUrl.parse(name or declaration.target, namespace=self.settings.namespace)
+        proceed = self._stack(target, declaration.picker)
+        self.prefetch(target)
+        return implement(  # type: ignore[no-any-return]
+            cls, target,
+            SyncStub(proceed, self._engine, time.monotonic), AsyncStub(proceed, self._async_engine, time.monotonic),
+            timeout=self.settings.timeout, connect=self.settings.connect_timeout,
+        )  # fmt: skip
+
+    def http(self, name: str | ServiceUrl, **options: Any) -> httpx2.Client:
+        """A plain ``httpx2.Client`` whose relative URLs go to the service ``name``; ``options`` are the client's."""
+        target = ServiceUrl.parse(name, namespace=self.settings.namespace)
+        return MeshClient(transport=self.transport(target), **self._options(target, options))
+
+    def ahttp(self, name: str | ServiceUrl, **options: Any) -> httpx2.AsyncClient:
+        """A plain ``httpx2.AsyncClient`` whose relative URLs go to the service ``name``."""
+        target = ServiceUrl.parse(name, namespace=self.settings.namespace)
+        return AsyncMeshClient(transport=self.atransport(target), **self._options(target, options))
+
+    def transport(self, name: str | ServiceUrl | None = None, *, picker: str | Picker | None = None) -> MeshTransport:
+        """A transport for ``httpx2.Client(mounts={"http://orders": mesh.transport()})``, or plain httpx's. The host of a
+        URL names the service; ``name`` pins it (to one exact instance, say)."""
+        return MeshTransport(self._stacks(name, picker), self._engine)
+
+    def atransport(self, name: str | ServiceUrl | None = None, *, picker: str | Picker | None = None) -> AsyncMeshTransport:
+        """The same for async clients."""
+        return AsyncMeshTransport(self._stacks(name, picker), self._async_engine)
+
+    def prefetch(self, *names: str | ServiceUrl) -> None:
+        """Begin to watch these services now instead of on their first call. Returns at once."""
+        for name in names:
+            self._view(ServiceUrl.parse(name, namespace=self.settings.namespace)).attend()
+
+    def snapshot(self, name: str | ServiceUrl, *, timeout: float | None = None) -> Snapshot | None:
+        """What is known of a service now, waiting at most ``timeout`` seconds (default ``MESH_COLD_START_TIMEOUT``) if it
+        is nothing yet. ``snapshot.age(time.time())`` are the seconds since a registry confirmed it."""
+        view = self._view(ServiceUrl.parse(name, namespace=self.settings.namespace))
+        wait = view.attend()
+        if wait is not None:
+            try:
+                wait.future.exception(wait.timeout if timeout is None else timeout)
+            except TimeoutError:
+                pass
+        return view.snapshot
+
+    def view(self, name: str | ServiceUrl) -> View:
+        """The live view of a service: its snapshot, whether it is live, and if not, why."""
+        return self._view(ServiceUrl.parse(name, namespace=self.settings.namespace))
+
+    # -- providers
+
+    def register(self, port: int | None = None) -> Registration:
+        """List this process under ``MESH_SERVICE`` at ``port`` (default ``MESH_PORT``), from now until the result is closed;
+        it is a context manager. Returns at once: an unreachable registry is a warning and is tried again."""
+        if not self.settings.service:
+            raise ConfigError("MESH_SERVICE", "is not set, so there is no name to register", example="orders")
+        lifecycle.check_port(port)
+        advertised(self.settings, port, "")  # raises here and not in the background
+        self._here()
+        reconciler = Reconciler(self.settings, self._registry, port=port, generation=secrets.token_hex(8))
+        registration = Registration(reconciler, self._worker, self.in_flight, self.settings, self._registrations.remove)
+        self._registrations.append(registration)
+        return registration
+
+    def listen(self, port: int | None = None, *, backlog: int = 2048) -> socket.socket:
+        """A socket that listens on ``MESH_HOST`` and ``port`` (default ``MESH_PORT``; 0 lets the system choose). Raises
+        :class:`PortInUse`."""
+        return lifecycle.listen(self.settings, port, backlog=backlog)
+
+    def wsgi(self, app: server.WsgiApp) -> server.WsgiApp:
+        """``app`` as a provider: its requests are counted, so that closing a registration waits for them."""
+        return server.wsgi(app, self.in_flight)
+
+    def asgi(self, app: server.AsgiApp) -> server.AsgiApp:
+        """The same for ASGI."""
+        return server.asgi(app, self.in_flight)
+
+    # -- lifecycle
+
+    def close(self) -> None:
+        """Close registrations (see :meth:`Registration.close`), the control plane and connections. It can be used again."""
+        for registration in list(self._registrations):
+            registration.close()
+        self._worker.stop(last=self._close_backend)  # after whoever uses it
+        self._reach = tcp(timeout=self.settings.connect_timeout)
+        for view in list(self._views.values()):
+            view.abandon()
+        self._engine.close()
+        self._async_engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- wiring
+
+    def _options(self, target: ServiceUrl, options: dict[str, Any]) -> dict[str, Any]:
+        timeout = httpx2.Timeout(self.settings.timeout, connect=self.settings.connect_timeout)
+        return {"base_url": f"http://{target.name}", "timeout": timeout, "trust_env": False, **options}
+
+    def _stacks(self, name: str | ServiceUrl | None, picker: str | Picker | None) -> Callable[[str], tuple[ServiceUrl, Next]]:
+        chosen = None if picker is None else named(picker)
+        known: dict[str, tuple[ServiceUrl, Next]] = {}
+        if name is not None:
+            target = ServiceUrl.parse(name, namespace=self.settings.namespace)
+            known[str(target.name)] = known[target.service] = (target, self._stack(target, chosen))
+
+        @lru_cache(maxsize=HOSTS)
+        def stack_of(host: str) -> tuple[ServiceUrl, Next]:
+            target = ServiceUrl.parse(host, namespace=self.settings.namespace)
+            return target, self._stack(target, chosen)
+
+        return lambda host: known.get(host) or stack_of(host)
+
+    def _stack(self, target: ServiceUrl, picker: Picker | None) -> Next:
+        return stack(self._view(target), picker or self._default_picker)
+
+    def _view(self, target: ServiceUrl) -> View:
+        service = target.name
+        self._here()
+        with self._lock:
+            view = self._views.get(service)
+            if view is None:
+                fleet = Fleet(service, on_eject=self._probe, on_drained=self._discard)
+                # The follower settles it sooner; this bound only keeps a call from hanging should the worker be wedged.
+                timeout = self.settings.cold_start_timeout + 2.0
+                view = self._views[service] = View(service, fleet, self._follow, timeout=timeout)
+            return view
+
+    def _follow(self, view: View) -> None:
+        self._here()
+        with self._lock:
+            if view.followed:
+                return
+            view.begin()
+        self._worker.report(lambda: Follower(view, self._surroundings()).run())
+
+    def _surroundings(self) -> Surroundings:
+        settings = self.settings
+        store = SnapshotStore(settings.state_path, registry=str(settings.registry), max_age=settings.snapshot_max_age)
+        return Surroundings(settings, self._registry, self._reach, store)
+
+    async def _registry(self) -> Registry:
+        if self._backend is None:
+            self._backend = open_backend(self.settings)
+        return self._backend.registry
+
+    async def _close_backend(self) -> None:
+        backend, self._backend = self._backend, None
+        if backend is not None:
+            await backend.close()
+
+    def _probe(self, fleet: Fleet, endpoint: Endpoint) -> None:
+        self._worker.report(lambda: restore(fleet, endpoint, self._reach))
+
+    def _discard(self, endpoint: Endpoint) -> None:
+        self._engine.discard(endpoint)
+        self._async_engine.discard(endpoint)
+
+    def _here(self) -> None:
+        """Notice a fork by code that runs no fork hooks: before a lock is taken that a thread of the parent may have held."""
+        if self._pid != os.getpid():
+            self._forked()
+
+    def _forked(self) -> None:
+        """In a child process: whatever threads and sockets the parent has are its own; the rest is kept."""
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._worker.forked()
+        self._engine.forked()
+        self._async_engine.forked()
+        _abandoned.append(self._backend)
+        self._backend = None  # opened on first use; what is wrong then is seen by who uses it
+        self._reach = tcp(timeout=self.settings.connect_timeout)
+        self._registrations = []
+        self.in_flight.forked()
+        for view in list(self._views.values()):
+            view.abandon()
+
+
+def _after_fork() -> None:
+    for mesh in list(_meshes):
+        mesh._forked()
+
+
+os.register_at_fork(after_in_child=_after_fork)

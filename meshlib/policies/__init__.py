@@ -1,0 +1,1 @@
+"""Layers that decide how a call is made: failover now; the other policies stand beside it."""

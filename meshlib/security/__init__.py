@@ -1,0 +1,1 @@
+"""Secrets, and later signing, keys and access lists."""

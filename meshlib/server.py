@@ -1,0 +1,110 @@
+"""The provider's side, as one WSGI and one ASGI middleware: counts requests in flight, so that a stop can wait for them.
+While draining, the ASGI one sends keep-alive clients elsewhere."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
+from typing import Any, TypeAlias
+
+StartResponse: TypeAlias = Callable[..., Any]
+WsgiApp: TypeAlias = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+SendMessage: TypeAlias = Callable[[Message], Awaitable[None]]
+AsgiApp: TypeAlias = Callable[[MutableMapping[str, Any], Receive, SendMessage], Awaitable[None]]
+
+
+class InFlight:
+    """Requests being served by this process. ``draining`` is set once it wants no more."""
+
+    def __init__(self) -> None:
+        self.draining = False
+        self._requests: set[object] = set()
+        self._idle = threading.Condition()
+
+    def begin(self) -> object:
+        """A request came; hand the result to :meth:`end`."""
+        request = object()
+        self._requests.add(request)
+        return request
+
+    def end(self, request: object) -> None:
+        """Its answer is complete, or it failed. A second time does nothing."""
+        self._requests.discard(request)
+        if self.draining and not self._requests:
+            with self._idle:
+                self._idle.notify_all()
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def forked(self) -> None:
+        """In a child process: what the parent serves is none of its business. Apps that are wrapped already count here."""
+        self.draining, self._requests, self._idle = False, set(), threading.Condition()
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until nothing is in flight, at most ``timeout`` seconds; False when time ran out."""
+        deadline = time.monotonic() + timeout
+        with self._idle:
+            while self._requests and (left := deadline - time.monotonic()) > 0:
+                self._idle.wait(min(left, 0.1))  # a request may end between the look and the wait
+        return not self._requests
+
+
+class _Body:
+    """A WSGI answer that ends its request when the server closes it."""
+
+    def __init__(self, body: Iterable[bytes], end: Callable[[], None]) -> None:
+        self._body, self._end = body, end
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._body)
+
+    def close(self) -> None:
+        try:
+            close = getattr(self._body, "close", None)
+            if close is not None:
+                close()
+        finally:
+            self._end()
+
+
+def wsgi(app: WsgiApp, in_flight: InFlight) -> WsgiApp:
+    """``app`` with its requests counted; PEP 3333, which keeps ``Connection: close`` for the server to send: wsgiref and
+    waitress answer 500 to an app that does."""
+
+    def wrapped(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        request = in_flight.begin()
+        try:
+            body = app(environ, start_response)
+        except BaseException:
+            in_flight.end(request)
+            raise
+        return _Body(body, lambda: in_flight.end(request))
+
+    return wrapped
+
+
+def asgi(app: AsgiApp, in_flight: InFlight) -> AsgiApp:
+    """``app`` with its HTTP requests counted; websockets and lifespan pass through; ASGI 3."""
+
+    async def wrapped(scope: MutableMapping[str, Any], receive: Receive, send: SendMessage) -> None:
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        request = in_flight.begin()
+        may_hint = scope.get("http_version", "1.1").startswith("1")  # HTTP/2 has no such header
+
+        async def tell(message: Message) -> None:
+            if in_flight.draining and may_hint and message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+            await send(message)
+
+        try:
+            await app(scope, receive, tell)
+        finally:
+            in_flight.end(request)
+
+    return wrapped

@@ -1,0 +1,156 @@
+"""The third shell: performs a flow with a script instead of a network, and a number instead of time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from meshlib.flow import Call, Layer, Send, Sleep, Wait, compose
+from meshlib.model import ServiceUrl
+from meshlib.testing.clock import FakeClock
+
+
+@dataclass(slots=True)
+class Reply:
+    """An answer in a script: ``status``, ``headers`` (lower-case names), and the ``seconds`` it takes."""
+
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    call: Call | None = None
+    closed: bool = False
+
+    @property
+    def status_code(self) -> int:
+        """As the engine's response calls it."""
+        return self.status
+
+    def close(self) -> None:
+        """What reading or closing the body does: release what the call holds."""
+        self.closed = True
+        if self.call is not None:
+            self.call.close()
+
+
+Scripted: TypeAlias = Reply | BaseException | Callable[[Call], Any]
+"""What one Send meets: an answer, an error to raise, or a function of the call that returns or raises one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What came of it. ``result`` or ``error``; ``sent`` the calls that were sent; ``slept`` the pauses in seconds;
+    ``waited`` the number of waits; ``elapsed`` seconds on the clock."""
+
+    result: Any
+    error: BaseException | None
+    sent: tuple[Call, ...]
+    slept: tuple[float, ...]
+    waited: int
+    elapsed: float
+
+    @property
+    def status(self) -> int | None:
+        """The status of the answer, None where there is none."""
+        return None if self.result is None else self.result.status_code
+
+
+def play(
+    layers: Iterable[Layer],
+    script: Iterable[Scripted] = (),
+    *,
+    call: Call | None = None,
+    clock: FakeClock | None = None,
+    wait: Callable[[Wait], bool] = lambda wait: wait.future.done(),
+) -> Played:
+    """Perform a call through ``layers`` (outermost first): each Send takes the next item of ``script``, each Sleep moves
+    ``clock``, each Wait is answered by ``wait`` (and takes its whole time-out when that is False).
+
+    A script that is too short fails the play with an AssertionError; one that is not used up does not.
+    """
+    clock, call = clock or FakeClock(), call or Call(ServiceUrl("orders"), "GET", b"/")
+    stage = _Stage(iter(script), clock, wait)
+    start = clock()
+    result, error = stage.perform(compose(layers), call)
+    return Played(result, error, tuple(stage.sent), tuple(stage.slept), stage.waited, clock() - start)
+
+
+class _Stage:
+    def __init__(self, script: Iterator[Scripted], clock: FakeClock, wait: Callable[[Wait], bool]) -> None:
+        self._script, self._clock, self._wait = script, clock, wait
+        self.sent: list[Call] = []
+        self.slept: list[float] = []
+        self.waited = 0
+        self._answers: list[Any] = []
+
+    def perform(self, proceed: Any, call: Call) -> tuple[Any, BaseException | None]:
+        flow = proceed(call)
+        try:
+            effect = next(flow)
+            while True:
+                try:
+                    answer = self._answer(effect)
+                except AssertionError:  # the test's, not the flow's to handle
+                    flow.close()
+                    raise
+                except BaseException as problem:  # noqa: BLE001 - the flow handles it
+                    effect = flow.throw(problem)
+                else:
+                    effect = flow.send(answer)
+        except StopIteration as done:
+            self._drop(done.value)
+            self._hold(done.value, call)
+            return done.value, None
+        except AssertionError:
+            call.close()
+            raise
+        except BaseException as error:  # noqa: BLE001 - the outcome of the play
+            call.close()
+            self._drop()
+            return None, error
+
+    def _answer(self, effect: Any) -> Any:
+        if isinstance(effect, Sleep):
+            self.slept.append(effect.seconds)
+            return self._clock.advance(effect.seconds)
+        if isinstance(effect, Wait):
+            self.waited += 1
+            resolved = self._wait(effect)
+            self._clock.advance(0.0 if resolved else effect.timeout)
+            return resolved
+        assert isinstance(effect, Send), f"{effect!r} is no effect"
+        return self._send(effect.call)
+
+    def _send(self, call: Call) -> Any:
+        self.sent.append(call)
+        item = next(self._script, None)
+        assert item is not None, f"the script has no answer to attempt {len(self.sent)}"
+        try:
+            reply = item(call) if callable(item) else item
+            if isinstance(reply, BaseException):
+                raise reply
+        except BaseException:
+            call.close()
+            raise
+        self._clock.advance(getattr(reply, "seconds", 0.0))
+        self._answers.append(reply)
+        self._hold(reply, call)
+        return reply
+
+    def _drop(self, keep: Any = None) -> None:
+        """Close what the layers asked for and did not return."""
+        for answer in self._answers:
+            if answer is not keep and isinstance(answer, Reply):
+                answer.close()
+
+    @staticmethod
+    def _hold(reply: Any, call: Call) -> None:
+        """Chain: closing the reply releases this call and whatever was held before it."""
+        if call.endpoint is None and call.closers is None:
+            return
+        if isinstance(reply, Reply) and not reply.closed:
+            inner, reply.call = reply.call, call
+            if inner is not None and inner is not call:
+                call.on_close(inner.close)
+        else:
+            call.close()

@@ -1,0 +1,144 @@
+"""The control plane's event loop: one background thread per process, started on first use and again after a fork."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any, TypeAlias, TypeVar
+
+from meshlib.threads import DaemonExecutor
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+Work: TypeAlias = Callable[[], Coroutine[Any, Any, T]]
+
+BLOCKING = 8
+"""Threads for what blocks: looking up names, writing snapshots."""
+
+# What a child process has of its parent: destroyed there, tasks would complain and sockets would be closed.
+_abandoned: list[object] = []
+
+
+class Worker:
+    """Runs coroutines on its own loop. All methods may be called from any thread but the worker's own, unless they say so.
+
+    Nothing exists until the first :meth:`spawn`. A child process finds the loop of its parent, which has no thread there,
+    and starts its own (by pid, so that forks behind Python's back are seen too).
+    """
+
+    def __init__(self, name: str = "meshlib-worker") -> None:
+        self.name = name
+        self._reset()
+
+    def forked(self) -> None:
+        """Forget everything of the parent: its loop and sockets are abandoned, not closed."""
+        _abandoned.append((self._loop, self._running))
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = 0
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._running: set[Future[Any]] = set()
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The running loop of this process."""
+        if self._pid != os.getpid() and self._pid:
+            self.forked()
+        with self._lock:
+            return self._loop or self._start()
+
+    def _start(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.new_event_loop()
+        loop.set_default_executor(DaemonExecutor(BLOCKING, f"{self.name}-blocking"))
+        thread = threading.Thread(target=_run, args=(loop,), name=self.name, daemon=True)
+        thread.start()
+        self._pid, self._loop, self._thread = os.getpid(), loop, thread
+        return loop
+
+    def spawn(self, work: Work[T]) -> Future[T]:
+        """Run ``work()`` on the loop."""
+        try:
+            return self._spawn(work)
+        except RuntimeError:  # stopped by another thread in between: a new one
+            return self._spawn(work)
+
+    def _spawn(self, work: Work[T]) -> Future[T]:
+        loop, coroutine = self.loop(), work()
+        try:
+            future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+        except RuntimeError:
+            coroutine.close()
+            raise
+        self._running.add(future)  # the loop itself holds its tasks only weakly
+        future.add_done_callback(self._running.discard)
+        return future
+
+    def report(self, work: Work[object]) -> None:
+        """Run ``work()`` in the background; an exception of it is a bug of ours and logged as one."""
+
+        async def guarded() -> None:
+            try:
+                await work()
+            except Exception:  # the control plane must survive any single task
+                log.exception("a background task of meshlib failed")
+
+        self.spawn(guarded)
+
+    @property
+    def running(self) -> bool:
+        """True when this process has started it."""
+        return self._loop is not None and self._pid == os.getpid()
+
+    def stop(self, timeout: float = 5.0, *, last: Work[object] | None = None) -> None:
+        """Cancel what runs, then run ``last()``, stop the loop and wait ``timeout`` seconds for the thread. It can be started
+        again."""
+        if not self.running:
+            return
+        with self._lock:
+            loop, thread = self._loop, self._thread
+            self._loop = self._thread = None
+        if loop is None or thread is None:  # another thread is stopping it
+            return
+        ending: set[object] = set()
+        loop.call_soon_threadsafe(lambda: ending.add(loop.create_task(_finish(last))))
+        thread.join(timeout)
+        if thread.is_alive():
+            log.warning("the thread %s did not stop within %g s", self.name, timeout)
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    loop.run_forever()
+    with suppress(RuntimeError):
+        loop.run_until_complete(_cancel_all())  # what was spawned while it stopped
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
+
+
+async def _finish(last: Work[object] | None) -> None:
+    try:
+        await _cancel_all()
+        if last is not None:
+            async with asyncio.timeout(2.0):
+                await last()
+    except Exception:  # a bug in cleaning up must not keep the loop running
+        log.exception("stopping the control plane failed")
+    finally:
+        asyncio.get_running_loop().stop()
+
+
+async def _cancel_all() -> None:
+    tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=2.0)

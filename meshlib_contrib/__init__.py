@@ -1,0 +1,1 @@
+"""Integrations of foreign frameworks and tools, one module each; meshlib never imports them."""

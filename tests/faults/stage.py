@@ -1,0 +1,163 @@
+"""The processes of a scenario: providers and consumers of "orders" around one registry."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+TOP = Path(__file__).resolve().parents[2]
+
+
+def eventually(check: Callable[[], bool], *, within: float, what: str) -> float:
+    """Poll ``check`` until it is true and return the seconds it took; fail after ``within`` seconds."""
+    start = time.monotonic()
+    while not check():
+        if time.monotonic() - start > within:
+            pytest.fail(f"not within {within} s: {what}")
+        time.sleep(0.03)
+    return time.monotonic() - start
+
+
+@dataclass(frozen=True)
+class Report:
+    """See :class:`tests.faults.consumer.Record`."""
+
+    calls: int
+    served: dict[str, int]
+    failed: list[tuple[float, str]]
+    attempts: list[tuple[float, str]]
+    in_flight: int
+    from_env_ms: float
+    first_call_ms: float | None
+    first_source: str | None
+    timeline: list[tuple[float, bool, int, int]]
+
+    def failed_since(self, when: float) -> list[str]:
+        """The calls that failed after ``when``, in words."""
+        return [f"+{at - when:.3f} s {error}" for at, error in self.failed if at >= when]
+
+    def whole_since(self, instances: int) -> float | None:
+        """Since when the view is live and lists ``instances``, none of them a suspect; None when it does not."""
+        when, *now = self.timeline[-1]
+        return when if now == [True, instances, 0] else None
+
+    def loss_seen(self, gone: float, back: float) -> float | None:
+        """Seconds after ``gone`` at which the view was known not to be live; None when it was not before ``back``."""
+        return next((at - gone for at, live, *_ in self.timeline if gone <= at <= back and not live), None)
+
+    def seen_since(self, when: float) -> list[tuple[float, bool, int, int]]:
+        """What the view has been since ``when``, the state at that time included."""
+        before = [line for line in self.timeline if line[0] < when][-1:]
+        return before + [line for line in self.timeline if line[0] >= when]
+
+
+class Process:
+    """One child with a conversation over its standard streams; what it logs goes to a file."""
+
+    def __init__(self, module: str, *arguments: str, env: dict[str, str], log: Path) -> None:
+        self.module, self.log = module, log
+        with log.open("ab") as sink:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", module, *arguments], env=env, cwd=TOP, text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sink,
+            )  # fmt: skip
+
+    def line(self) -> str:
+        """Its next line."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            pytest.fail(f"{self.module} ended: {self.log.read_text()[-3000:]}")
+        return line.strip()
+
+    def ask(self) -> Report:
+        """A consumer's report."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("report\n")
+        self.process.stdin.flush()
+        said = json.loads(self.line())
+        return Report(**{**said, "timeline": [tuple(line) for line in said["timeline"]]})
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, timeout: float = 15.0) -> int:
+        """Its exit status."""
+        return self.process.wait(timeout)
+
+    def close(self) -> None:
+        """End it, gently where it is a consumer."""
+        for stream in (self.process.stdin, self.process.stdout):
+            assert stream is not None
+            stream.close()
+        self.process.kill()
+        self.process.wait()
+
+
+class Stage:
+    """Starts processes with the same registry and state directory, and ends them all. ``env`` are more settings."""
+
+    def __init__(self, registry: str, *, host: str = "127.0.0.1", **env: str) -> None:
+        self.room = Path(tempfile.mkdtemp(prefix="meshlib-stage-"))
+        self.host = host
+        self.env = {**os.environ, "PYTHONPATH": str(TOP), "MESH_REGISTRY": registry,
+                    "MESH_STATE_DIR": str(self.room / "state"), **env}  # fmt: skip
+        self.processes: list[Process] = []
+
+    def _start(self, module: str, *arguments: str, **env: str) -> Process:
+        log = self.room / f"{module.rpartition('.')[2]}-{len(self.processes)}.log"
+        process = Process(module, *arguments, env={**self.env, **env}, log=log)
+        self.processes.append(process)
+        return process
+
+    def provider(self, *arguments: str, module: str = "tests.faults.provider", port: str = "0") -> tuple[str, Process]:
+        """A provider that listens, and its port."""
+        process = self._start(module, *arguments, MESH_SERVICE="orders", MESH_HOST=self.host, MESH_PORT=port)
+        return process.line().rpartition(" ")[2], process
+
+    def consumer(self, *arguments: str, **env: str) -> Process:
+        """A consumer that calls from now on."""
+        return self._start("tests.faults.consumer", *arguments, **env)
+
+    def logs(self) -> str:
+        """The last that each process logged."""
+        return "\n".join(f"--- {file.name}\n{file.read_text()[-1500:]}" for file in sorted(self.room.glob("*.log")))
+
+    def close(self) -> None:
+        for process in self.processes:
+            process.close()
+        shutil.rmtree(self.room, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def everybody_served(consumers: Iterable[Process], ports: Iterable[str], *, within: float = 10.0) -> None:
+    """Wait until every instance has answered every consumer."""
+    wanted = set(ports)
+    for consumer in consumers:
+        eventually(partial(_served, consumer, wanted), within=within, what=f"all of {wanted} answer")
+
+
+def _served(consumer: Process, ports: set[str]) -> bool:
+    return ports <= consumer.ask().served.keys()
+
+
+def soak_seconds() -> float:
+    """How long the long outages last (``MESHLIB_SOAK_SECONDS``)."""
+    return float(os.environ.get("MESHLIB_SOAK_SECONDS", "60"))

@@ -1,0 +1,94 @@
+"""An instance dies under load: SIGKILL. The registry goes on listing it (its ttl is long), so what helps is the consumer's own:
+the endpoint is taken out with the first failed connection, and the call goes elsewhere."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.faults.registries import LocalFile
+from tests.faults.stage import Process, Report, Stage, eventually, everybody_served, soak_seconds
+
+TASKS = 8
+DELAY = ("--delay", "30")
+"""Milliseconds that an answer takes, so that there is always something in flight."""
+KINDS = {
+    "sync": ("--kind", "sync", "--rate", "25", *DELAY),
+    "async": ("--kind", "async", "--tasks", f"{TASKS}", "--rate", "200", *DELAY),
+}
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    registry = LocalFile()
+    with Stage(registry.url) as made:
+        yield made
+    registry.close()
+
+
+def bereaved(stage: Stage, *options: str, seconds: float = 1.5) -> tuple[Report, Process, str]:
+    """What a consumer with ``options`` has seen ``seconds`` after one of three instances was killed, and its port."""
+    providers = dict(stage.provider() for _ in range(3))
+    consumer = stage.consumer(*options)
+    everybody_served([consumer], providers)
+    port, victim = next(iter(providers.items()))
+    victim.signal(signal.SIGKILL)
+    victim.wait()
+    time.sleep(seconds)
+    return consumer.ask(), consumer, port
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_killed_instance_costs_its_attempts_in_flight_and_no_call(stage: Stage, kind: str) -> None:
+    seen, consumer, port = bereaved(stage, *KINDS[kind])
+    print(f"{kind:5}: {len(seen.attempts)} attempts failed, {seen.in_flight} in flight there, {len(seen.failed)} calls failed")
+    assert not seen.failed
+    assert 1 <= len(seen.attempts) <= seen.in_flight <= (1 if kind == "sync" else TASKS), seen.attempts
+    restarted(stage, consumer, port)
+
+
+def restarted(stage: Stage, consumer: Process, port: str) -> None:
+    before = consumer.ask()
+    started = time.monotonic()
+    stage.provider(port=port)
+    serving = time.monotonic()
+    eventually(lambda: consumer.ask().served[port] > before.served[port], within=5.0, what="the restarted instance is used")
+    now = time.monotonic()
+    print(f"restarted: used {now - started:.2f} s after its start, {now - serving:.2f} s after it listens")
+    assert not consumer.ask().failed
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_ejection_attempts_go_on_failing(stage: Stage, kind: str) -> None:
+    seen, *_ = bereaved(stage, *KINDS[kind], "--without", "ejection")
+    print(f"{kind:5} without ejection: {len(seen.attempts)} attempts failed")
+    assert len(seen.attempts) > max(seen.in_flight, 5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_failover_the_caller_sees_it(stage: Stage, kind: str) -> None:
+    seen, *_ = bereaved(stage, *KINDS[kind], "--without", "failover")
+    print(f"{kind:5} without failover: {len(seen.failed)} calls failed")
+    assert len(seen.failed) == len(seen.attempts) >= 1
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", KINDS)
+def test_instances_that_die_again_and_again_cost_no_call(stage: Stage, kind: str) -> None:
+    _, consumer, port = bereaved(stage, *KINDS[kind])
+    deadline, deaths = time.monotonic() + soak_seconds(), 1
+    while time.monotonic() < deadline:
+        _, victim = stage.provider(port=port)
+        count = consumer.ask().served[port]
+        eventually(lambda: consumer.ask().served[port] > count + 10, within=5.0, what="it is used")  # noqa: B023
+        victim.signal(signal.SIGKILL)
+        victim.wait()
+        deaths += 1
+        time.sleep(0.5)
+    seen = consumer.ask()
+    print(f"{kind:5}: {deaths} deaths, {seen.calls} calls, {len(seen.attempts)} attempts failed, {len(seen.failed)} failed")
+    assert not seen.failed
+    assert len(seen.attempts) <= deaths * (1 if kind == "sync" else TASKS)

@@ -1,0 +1,122 @@
+"""The instruments themselves: what the fault tests call a cut must be one."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.faults.network import Namespace, Unavailable
+from tests.faults.proxy import Proxy
+
+ECHO = """
+import socket, sys, threading
+def echo(one):
+    while chunk := one.recv(100):
+        seen.append(chunk)
+        one.sendall(chunk)
+seen = []
+listener = socket.create_server((sys.argv[1], 0))
+print(listener.getsockname()[1], flush=True)
+threading.Thread(target=lambda: [threading.Thread(target=echo, args=(listener.accept()[0],), daemon=True).start()
+                                 for _ in iter(int, 1)], daemon=True).start()
+for _ in sys.stdin:
+    print(b"".join(seen).decode(), flush=True)
+"""
+
+
+class Echo:
+    """A process that sends back what it gets, and tells what it got."""
+
+    def __init__(self, host: str, *within: str) -> None:
+        self.process = subprocess.Popen([*within, sys.executable, "-c", ECHO, host], text=True,
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+        assert self.process.stdout is not None
+        self.port = int(self.process.stdout.readline())
+
+    def got(self) -> str:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def proxied() -> Iterator[tuple[Proxy, socket.socket]]:
+    echo = Echo("127.0.0.1")
+    with Proxy("127.0.0.1", echo.port) as proxy, socket.create_connection(("127.0.0.1", proxy.port), 0.4) as one:
+        assert said(one, b"a") == b"a"
+        yield proxy, one
+    echo.close()
+
+
+def said(one: socket.socket, what: bytes) -> bytes:
+    one.sendall(what)
+    return one.recv(100)
+
+
+def silent(one: socket.socket) -> bool:
+    try:
+        return one.recv(1) is None
+    except TimeoutError:
+        return True
+
+
+def test_a_namespace_drops_packets_in_silence() -> None:
+    try:
+        namespace = Namespace()
+    except Unavailable as reason:
+        pytest.skip(f"no network namespace here, the proxy stands in for it: {reason}")
+    with namespace:
+        echo = Echo(namespace.theirs, *namespace.within)
+        address = (namespace.theirs, echo.port)
+        with socket.create_connection(address, 0.4) as one:
+            assert said(one, b"a") == b"a"
+            namespace.cut()
+            one.sendall(b"b")
+            assert silent(one)
+            assert echo.got() == "a"  # it did not arrive
+            with pytest.raises(TimeoutError):  # nobody refuses, nobody says that there is no route
+                socket.create_connection(address, 1.0)
+            namespace.heal()
+            one.settimeout(5)
+            assert one.recv(1) == b"b"  # TCP has sent it again
+        echo.close()
+
+
+def test_a_stalled_proxy_keeps_everything_for_later(proxied: tuple[Proxy, socket.socket]) -> None:
+    proxy, one = proxied
+    proxy.stall()
+    one.sendall(b"b")
+    with socket.create_connection(("127.0.0.1", proxy.port), 0.4) as other:
+        other.sendall(b"c")
+        assert silent(one)
+        assert silent(other)
+        proxy.resume()
+        assert (one.recv(1), other.recv(1)) == (b"b", b"c")
+
+
+def test_a_cut_connection_stays_silent_and_new_ones_work(proxied: tuple[Proxy, socket.socket]) -> None:
+    proxy, one = proxied
+    proxy.cut()
+    one.sendall(b"b")
+    assert silent(one)
+    with socket.create_connection(("127.0.0.1", proxy.port), 0.4) as other:
+        assert said(other, b"c") == b"c"
+
+
+def test_a_proxy_delays(proxied: tuple[Proxy, socket.socket]) -> None:
+    proxy, one = proxied
+    proxy.delay = 0.1
+    started = time.monotonic()
+    assert said(one, b"b") == b"b"
+    assert time.monotonic() - started >= 0.2

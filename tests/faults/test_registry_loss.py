@@ -1,0 +1,194 @@
+"""The registry goes away, in every way it can, while consumers call: no call fails, and the mesh is whole again within 5 s
+of its return. Beside the consumers under test runs one without the defence, as the negative control.
+
+One cast per registry plays all scenes, each of which begins with the mesh whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from meshlib import Instance, RegistryUrl, Settings, Status
+from meshlib.backends import open_backend
+from tests.faults.registries import LOSSES, REGISTRIES, OnWire, Registry
+from tests.faults.stage import Process, Report, Stage, eventually, everybody_served, soak_seconds
+
+PROVIDERS = 3
+RECOVERY = 5.0
+"""Seconds from the registry's return until everybody is registered and every view is live."""
+OUTAGE = {"killed": 4.5, "frozen": 4.5, "cut off": 6.5}
+"""Seconds. A silent network is noticed after 5 s: it must be seen in the test that it is."""
+TTL = 4.0
+"""Seconds; shorter than the outages, so that registrations expire in them."""
+FIRST_CALL = 1500.0
+"""Milliseconds: not what a cold start should take (benchmarks/coldstart.py), but less than any time-out of a registry."""
+
+
+def whole(consumers: list[Process], instances: int, *, within: float) -> None:
+    """Wait until every view is live and lists ``instances``, none of them a suspect."""
+
+    def all_are() -> bool:
+        return all(consumer.ask().whole_since(instances) is not None for consumer in consumers)
+
+    eventually(all_are, within=within, what="every view is whole")
+
+
+class Cast:
+    """A registry, its providers, a blocking and an asyncio consumer, and the controls."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+        registry.start()
+        self.stage = Stage(registry.url, host=registry.serve_at, MESH_TTL=str(TTL))
+        self.ports = [self.stage.provider()[0] for _ in range(PROVIDERS)]
+        eventually(lambda: registry.listed() == PROVIDERS, within=15, what="three providers are registered")
+        self.consumers = [self.stage.consumer("--kind", kind) for kind in ("sync", "async")]
+        self.cacheless = self.stage.consumer("--kind", "cacheless", "--rate", "20")
+        self.believer = self.stage.consumer("--rate", "50", "--without", "suspects", MESH_STATE_DIR=str(self.stage.room / "b"))
+        everybody_served([*self.consumers, self.cacheless, self.believer], self.ports)
+
+    def settle(self) -> None:
+        """Wait until a scene may begin."""
+        whole([*self.consumers, self.believer], PROVIDERS, within=15)
+        time.sleep(0.5)
+
+    def reports(self) -> list[Report]:
+        """Of the consumers under test."""
+        return [consumer.ask() for consumer in self.consumers]
+
+    def no_call_failed(self, since: float) -> None:
+        for report in self.reports():
+            assert not report.failed_since(since), self.stage.logs()
+
+    def recovered(self, back: float, within: float) -> float:
+        """Wait until all are registered and all views are live, which what is new must show: a view that never noticed
+        the loss looks live, too. The seconds it took since ``back``."""
+        with self.newly_listed():
+            everybody = PROVIDERS + 1
+            eventually(lambda: self.registry.listed() >= PROVIDERS, within=within, what="all are registered again")
+            registered = time.monotonic()
+            whole(self.consumers, everybody, within=within)
+            return max(registered, *(report.whole_since(everybody) or 0.0 for report in self.reports())) - back
+
+    @contextmanager
+    def newly_listed(self) -> Iterator[None]:
+        """Have one more instance listed, which nobody calls: it is in maintenance."""
+        settings = Settings(registry=RegistryUrl.parse(self.registry.url))
+        newcomer = Instance("orders", "newcomer", self.registry.serve_at, 9, status=Status.MAINTENANCE)
+
+        async def change(action: str, *more: float) -> None:
+            backend = open_backend(settings)
+            try:
+                await getattr(backend.registry, action)(newcomer, *more)
+            finally:
+                await backend.close()
+
+        asyncio.run(change("register", 60.0))
+        yield
+        asyncio.run(change("deregister"))
+
+    def close(self) -> None:
+        self.stage.close()
+        self.registry.close()
+
+
+@pytest.fixture(scope="module", params=REGISTRIES)
+def cast(request: pytest.FixtureRequest) -> Iterator[Cast]:
+    registry: Registry = REGISTRIES[request.param]()
+    try:
+        made = Cast(registry)
+    except BaseException:
+        registry.close()
+        raise
+    yield made
+    made.close()
+
+
+def outage(cast: Cast, how: str, seconds: float) -> None:
+    """The scene: lost for ``seconds``; in the middle of it a new consumer starts."""
+    cast.settle()
+    before, gone = cast.reports(), time.monotonic()
+    cast.registry.lose(how)
+    time.sleep(seconds / 2)
+    newcomer = cast.stage.consumer("--rate", "20")
+    time.sleep(seconds / 2)
+    fresh, calls = newcomer.ask(), sum(report.calls for report in cast.reports())
+    cast.registry.give_back(how)
+    back = time.monotonic()
+    took = cast.recovered(back, RECOVERY)
+    told(cast, f"{how} for {back - gone:.1f} s", gone, back)
+    print(f"  whole again after {took:.2f} s; a newcomer's first answer came after {fresh.first_call_ms} ms, "
+          f"from {fresh.first_source}")  # fmt: skip
+    cast.no_call_failed(gone)
+    assert calls > sum(one.calls for one in before) + 50 * seconds
+    assert took <= RECOVERY
+    if (cast.registry.url.partition(":")[0], how) != ("local", "killed"):  # a file is made anew within a moment
+        assert cast.cacheless.ask().failed_since(gone), "the control has not noticed anything"
+    if unreachable(cast.registry, how):
+        assert all(one.loss_seen(gone, back) for one in cast.reports())
+    assert not fresh.failed
+    assert fresh.first_call_ms is not None
+    assert fresh.first_call_ms < FIRST_CALL
+    newcomer.close()
+
+
+def unreachable(registry: Registry, how: str) -> bool:
+    """True when the loss can be noticed within seconds. That nobody answers a question asked in the last moment before, is
+    no sign of anything, and a proxy keeps connections alive."""
+    if isinstance(registry, OnWire):
+        return how == "killed" or (how == "cut off" and registry.namespace is not None)
+    return how == "cut off"
+
+
+def told(cast: Cast, what: str, gone: float, back: float) -> None:
+    print(f"\n{type(cast.registry).__name__} {what}")
+    for kind, one in zip(("sync", "async"), cast.reports(), strict=True):
+        lost = one.loss_seen(gone, back)
+        attempts = sum(at >= gone for at, _ in one.attempts)
+        print(f"  {kind:5}: {one.calls} calls so far; since then {len(one.failed_since(gone))} failed, {attempts} attempts "
+              f"failed; loss seen after {'-' if lost is None else f'{lost:.1f} s'}")  # fmt: skip
+    print(f"  without a cache {len(cast.cacheless.ask().failed_since(gone))} failed")
+
+
+@pytest.mark.parametrize("how", LOSSES)
+def test_calls_go_on_without_the_registry(cast: Cast, how: str) -> None:
+    outage(cast, how, OUTAGE[how])
+
+
+@pytest.mark.parametrize("how", LOSSES)
+@pytest.mark.soak
+def test_calls_go_on_for_long_without_the_registry(cast: Cast, how: str) -> None:
+    outage(cast, how, soak_seconds())
+
+
+def test_a_registry_that_comes_back_empty_is_filled_again(cast: Cast) -> None:
+    cast.settle()
+    gone = time.monotonic()
+    cast.registry.wipe()
+    back = time.monotonic()
+    took = cast.recovered(back, RECOVERY)
+    print(f"{type(cast.registry).__name__:9} wiped  : all registered again and all views live in {took:.2f} s")
+    cast.no_call_failed(gone)
+
+
+def test_a_registry_that_forgets_from_one_moment_to_the_next_is_not_believed(cast: Cast) -> None:
+    cast.settle()
+    began = time.monotonic()
+    for pause in (0.0, 0.3, 0.7):
+        time.sleep(pause)
+        gone = time.monotonic()
+        cast.registry.forget()
+        took = eventually(lambda: cast.registry.listed() == PROVIDERS, within=TTL / 3 + 1.0, what="they heartbeat")
+        whole(cast.consumers, PROVIDERS, within=2.0)
+        print(f"{type(cast.registry).__name__:9} emptied: registered again after {took:.2f} s "
+              f"(a heartbeat is due every {TTL / 3:.2f} s)")  # fmt: skip
+        assert all(any(suspects for *_, suspects in one.seen_since(gone)) for one in cast.reports())
+    cast.no_call_failed(began)
+    believed = cast.believer.ask().failed_since(began)
+    print(f"{type(cast.registry).__name__:9} emptied: {len(believed)} calls failed where the registry was believed")
+    assert believed, "the control has not noticed anything"

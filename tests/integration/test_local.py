@@ -1,0 +1,167 @@
+"""The local registry between real processes: killed, stopped, racing, and over files that vanish."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from meshlib.backends import Backend, open_backend
+from meshlib.errors import RegistryUnavailable
+from meshlib.model import ServiceUrl
+from meshlib.settings import Settings
+from tests.conformance.watching import Watching, ids
+from tests.integration.local_process import instance
+
+pytestmark = pytest.mark.anyio
+ORDERS = ServiceUrl("orders")
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "mesh" / "registry.db"
+
+
+@pytest.fixture
+async def backend(path: Path) -> AsyncIterator[Backend]:
+    backend = open_backend(Settings(registry=f"local://{path}"))
+    yield backend
+    await backend.close()
+
+
+@pytest.fixture
+def start(path: Path) -> Iterator[Start]:
+    """Start a process in a mode of local_process; all of them are gone at the end."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(mode: str, *arguments: object) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "tests.integration.local_process", mode, str(path), *map(str, arguments)]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.send_signal(signal.SIGCONT)
+        process.communicate()
+
+
+async def line(process: subprocess.Popen[str]) -> str:
+    """The next line that ``process`` prints."""
+    assert process.stdout
+    async with asyncio.timeout(20):
+        return (await asyncio.to_thread(process.stdout.readline)).strip()
+
+
+async def test_a_change_of_one_process_is_seen_by_another(backend: Backend, start: Start) -> None:
+    async with Watching(backend.registry.watch(ORDERS)) as watching:
+        await watching.until(lambda _: True)
+        process = start("register", "far")
+        await watching.until(lambda listing: ids(listing) == ["far"])
+        seen = time.monotonic()
+        took = seen - float((await line(process)).split()[1])
+    assert took < 0.3  # 0.06 at most on an idle machine
+
+
+async def test_a_writer_killed_in_the_middle_leaves_nothing_behind(backend: Backend, start: Start) -> None:
+    await backend.registry.register(instance("kept"), 30)
+    writer = start("hold")
+    assert await line(writer) == "holding"
+    writer.kill()
+    writer.wait()
+    begun = time.monotonic()
+    assert await backend.registry.heartbeat(instance("kept"), 30)
+    assert time.monotonic() - begun < 1
+    assert ids(await backend.registry.fetch(ORDERS)) == ["kept"]
+
+
+async def test_a_stopped_writer_costs_others_no_more_than_the_timeout(backend: Backend, start: Start) -> None:
+    await backend.registry.register(instance("kept"), 30)
+    writer = start("hold")
+    assert await line(writer) == "holding"
+    writer.send_signal(signal.SIGSTOP)
+    async with Watching(backend.registry.watch(ORDERS)) as watching:
+        begun = time.monotonic()
+        writes = [asyncio.create_task(backend.registry.heartbeat(instance("kept"), 30)) for _ in range(4)]
+        slowest = 0.0
+        while not all(write.done() for write in writes):
+            before = time.monotonic()
+            assert ids(await backend.registry.fetch(ORDERS)) == ["kept"]
+            await asyncio.sleep(0.01)
+            slowest = max(slowest, time.monotonic() - before)
+        outcomes = await asyncio.gather(*writes, return_exceptions=True)
+        # All four fail in the time of one, and meanwhile the event loop and the reads go on.
+        assert 1.9 < time.monotonic() - begun < 3
+        assert slowest < 0.5
+        assert {type(outcome) for outcome in outcomes} == {RegistryUnavailable}
+        assert "locked" in str(outcomes[0])
+        assert watching.error is None
+    writer.kill()
+    writer.send_signal(signal.SIGCONT)
+    writer.wait()
+    assert await backend.registry.heartbeat(instance("kept"), 30)
+
+
+async def test_a_process_that_starts_while_a_writer_is_stopped_can_read(backend: Backend, start: Start, path: Path) -> None:
+    await backend.registry.register(instance("kept"), 30)
+    writer = start("hold")
+    assert await line(writer) == "holding"
+    writer.send_signal(signal.SIGSTOP)
+    late = open_backend(Settings(registry=f"local://{path}"))
+    assert ids(await late.registry.fetch(ORDERS)) == ["kept"]
+    await late.close()
+
+
+@pytest.mark.parametrize("all_files", [True, False], ids=["all files", "the log stays"])
+async def test_registrations_are_made_again_after_the_file_was_deleted(
+    backend: Backend, start: Start, path: Path, all_files: bool
+) -> None:
+    processes = [start("keep", name) for name in ("a", "b")]
+    async with Watching(backend.registry.watch(ORDERS)) as watching:
+        await watching.until(lambda listing: ids(listing) == ["a", "b"])
+        for each in list(path.parent.iterdir()) if all_files else [path]:
+            each.unlink()
+        begun, seen = time.monotonic(), len(watching.seen)
+        await watching.until(lambda listing: len(watching.seen) > seen and ids(listing) == ["a", "b"])
+        assert time.monotonic() - begun < 2
+    assert [process.poll() for process in processes] == [None, None]
+    assert not list(path.parent.glob("*.corrupt-*"))
+
+
+async def test_a_corrupt_file_is_quarantined_once_by_all(
+    start: Start, path: Path, backend: Backend, caplog: pytest.LogCaptureFixture
+) -> None:
+    path.parent.mkdir(mode=0o700)
+    path.touch(mode=0o600)
+    path.write_bytes(b"no database " * 1000)
+    processes = [start("beat", f"p{number}", 2, 1) for number in range(3)]
+    assert [await line(process) for process in processes] == ["lost 0"] * 3
+    assert len(ids(await backend.registry.fetch(ORDERS))) == 6
+    assert [each.read_bytes() for each in path.parent.glob("*.corrupt-*")] == [b"no database " * 1000]
+
+
+async def test_eight_processes_create_register_and_heartbeat_at_once(start: Start, backend: Backend, path: Path) -> None:
+    processes = [start("beat", f"p{number}", 5, 10) for number in range(8)]
+    assert [await line(process) for process in processes] == ["lost 0"] * 8
+    assert ids(await backend.registry.fetch(ORDERS)) == sorted(f"p{p}-{n}" for p in range(8) for n in range(5))
+    assert not list(path.parent.glob("*.corrupt-*"))
+    with sqlite3.connect(path) as raw:
+        assert raw.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    raw.close()
+
+
+async def test_a_forked_child_cannot_use_or_harm_the_connections(start: Start, backend: Backend) -> None:
+    process = start("fork")
+    assert "open a backend of its own after a fork" in await line(process)
+    assert await line(process) == "parent: True child: 0"
+    assert process.wait(10) == 0
+    assert ids(await backend.registry.fetch(ORDERS)) == ["parent"]

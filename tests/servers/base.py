@@ -1,0 +1,116 @@
+"""A server process under test: start, SIGKILL, SIGSTOP, SIGCONT, restart; only ever by the pid we started."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+_handed_out: set[int] = set()
+
+
+def free_port() -> int:
+    """A port that nobody listens on, never the same twice in one run. Below the ephemeral range, so that no outgoing
+    connection of a test takes it before the server does."""
+    for port in range(20_000 + os.getpid() % 8_000, 32_000):
+        if port not in _handed_out:
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind(("127.0.0.1", port))
+                except OSError:
+                    continue
+            _handed_out.add(port)
+            return port
+    raise RuntimeError("no free port")
+
+
+def need(program: str) -> str:
+    """The path of ``program``. Without it the test is skipped, saying so; under CI=true it fails."""
+    path = shutil.which(program)
+    if path is None:
+        reason = f"{program} is not installed (scripts/install-servers installs it)"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return path
+
+
+def eventually(check: Callable[[], bool], *, within: float = 10.0, what: str = "") -> float:
+    """Poll ``check`` until it is true and return the seconds it took; fail after ``within`` seconds."""
+    start = time.monotonic()
+    while not check():
+        if time.monotonic() - start > within:
+            pytest.fail(f"not within {within} s: {what or check}")
+        time.sleep(0.02)
+    return time.monotonic() - start
+
+
+class Server:
+    """One server process with a data directory of its own that survives restarts until :meth:`close`."""
+
+    name = "server"
+    host = "127.0.0.1"
+    within: tuple[str, ...] = ()
+    """What the command line is put behind, to run it elsewhere (in a network namespace, at another ``host``)."""
+
+    def __init__(self) -> None:
+        self.data = Path(tempfile.mkdtemp(prefix=f"meshlib-{self.name}-"))
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def command(self) -> list[str]:
+        """The command line."""
+        raise NotImplementedError
+
+    def ready(self) -> bool:
+        """True when it serves."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Start and wait until it serves."""
+        with (self.data / "log").open("ab") as log:
+            self.process = subprocess.Popen([*self.within, *self.command()], stdout=log, stderr=log, start_new_session=True)
+        eventually(self._up, within=30, what=f"{self.name} is ready; log: {self.data / 'log'}")
+
+    def _up(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            pytest.fail(f"{self.name} ended: {(self.data / 'log').read_text()[-2000:]}")
+        return self.ready()
+
+    def kill(self) -> None:
+        """SIGKILL and reap."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.kill()
+            self.process.wait()
+
+    def freeze(self) -> None:
+        """SIGSTOP: connections stay open, nothing is answered."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+    def wipe(self) -> None:
+        """Lose all state (while stopped)."""
+        log = (self.data / "log").read_bytes()
+        shutil.rmtree(self.data)
+        self.data.mkdir()
+        (self.data / "log").write_bytes(log)
+
+    def close(self) -> None:
+        """Stop and remove the data."""
+        self.kill()
+        shutil.rmtree(self.data, ignore_errors=True)

@@ -1,0 +1,135 @@
+"""The provider's middleware counts what is in flight and sends clients elsewhere while draining."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from io import BytesIO
+from typing import Any
+from wsgiref.handlers import SimpleHandler
+
+import pytest
+
+from meshlib.server import InFlight, asgi, wsgi
+
+
+def start_noted(said: list[Any]) -> Any:
+    return lambda status, headers, *rest: said.append((status, headers, *rest))
+
+
+def hello(_environ: dict[str, Any], start: Any) -> Iterator[bytes]:
+    start("200 OK", [("Content-Type", "text/plain")])
+    yield b"hello"
+
+
+class TestWsgi:
+    def test_in_flight_until_the_server_closes_the_body(self) -> None:
+        flying = InFlight()
+        body = wsgi(hello, flying)({}, start_noted([]))
+        assert list(body) == [b"hello"]
+        assert len(flying) == 1
+        body.close()  # type: ignore[attr-defined]
+        body.close()  # type: ignore[attr-defined]
+        assert len(flying) == 0
+
+    def test_an_app_that_fails_at_once(self) -> None:
+        flying = InFlight()
+        with pytest.raises(ZeroDivisionError):
+            wsgi(lambda *_: 1 / 0, flying)({}, start_noted([]))  # type: ignore[arg-type, return-value]
+        assert len(flying) == 0
+
+    def test_a_body_whose_close_fails(self) -> None:
+        class Body(list[bytes]):
+            def close(self) -> None:
+                raise OSError
+
+        flying = InFlight()
+        body = wsgi(lambda *_: Body(), flying)({}, start_noted([]))
+        with pytest.raises(OSError):
+            body.close()  # type: ignore[attr-defined]
+        assert len(flying) == 0
+
+    def test_exc_info_passes(self) -> None:
+        said: list[Any] = []
+
+        def app(_environ: Any, start: Any) -> list[bytes]:
+            start("500 Oops", [], (ValueError, ValueError(), None))
+            return []
+
+        wsgi(app, InFlight())({}, start_noted(said))
+        assert len(said[0]) == 3
+
+    def test_draining_leaves_the_connection_to_the_server(self) -> None:
+        """PEP 3333 keeps hop-by-hop headers for it, and wsgiref holds apps to that."""
+        flying = InFlight()
+        flying.draining = True
+        out, err = BytesIO(), BytesIO()
+        environ = {"SERVER_SOFTWARE": "WSGIServer/0.2 CPython/3", "SERVER_PROTOCOL": "HTTP/1.1", "REQUEST_METHOD": "GET"}
+        handler = SimpleHandler(BytesIO(), out, err, environ, multithread=False)  # type: ignore[arg-type]
+        handler.run(wsgi(hello, flying))  # type: ignore[arg-type]
+        assert b"200 OK" in out.getvalue()
+        assert b"hello" in out.getvalue()
+
+
+async def call_asgi(app: Any, scope: dict[str, Any]) -> list[Any]:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app(scope, None, send)
+    return sent
+
+
+class TestAsgi:
+    @staticmethod
+    async def hello(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": b"hello"})
+
+    @pytest.mark.parametrize(
+        ("version", "draining", "hinted"), [("1.1", True, True), ("1.1", False, False), ("2", True, False)]
+    )
+    def test_hint(self, version: str, draining: bool, hinted: bool) -> None:
+        flying = InFlight()
+        flying.draining = draining
+        sent = asyncio.run(call_asgi(asgi(self.hello, flying), {"type": "http", "http_version": version}))
+        assert ((b"connection", b"close") in sent[0].get("headers", [])) is hinted
+        assert len(flying) == 0
+
+    def test_counted_while_it_runs_and_after_it_fails(self) -> None:
+        flying, seen = InFlight(), []
+
+        async def failing(*_: Any) -> None:
+            seen.append(len(flying))
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            asyncio.run(call_asgi(asgi(failing, flying), {"type": "http"}))
+        assert seen == [1]
+        assert len(flying) == 0
+
+    @pytest.mark.parametrize("kind", ["lifespan", "websocket"])
+    def test_others_pass_through(self, kind: str) -> None:
+        flying, seen = InFlight(), []
+
+        async def app(*_: Any) -> None:
+            seen.append(len(flying))
+
+        asyncio.run(call_asgi(asgi(app, flying), {"type": kind}))
+        assert seen == [0]
+
+
+class TestInFlight:
+    def test_wait_ends_with_the_last(self) -> None:
+        flying = InFlight()
+        one = flying.begin()
+        flying.draining = True
+        ender = threading.Thread(target=flying.end, args=(one,))
+        ender.start()
+        assert flying.wait(5.0)
+        ender.join()
+
+    def test_wait_gives_up(self) -> None:
+        flying = InFlight()
+        flying.begin()
+        assert not flying.wait(0.0)

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx2
 
-from meshlib.balance.fleet import Endpoint
+from meshlib.balance.endpoint import Endpoint
 from meshlib.errors import ConfigError
 from meshlib.flow import Call, RawHeaders
 from meshlib.model import Instance

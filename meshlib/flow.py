@@ -25,7 +25,7 @@ import msgspec
 from meshlib.errors import DeadlineExceeded
 
 if TYPE_CHECKING:
-    from meshlib.balance.fleet import Endpoint
+    from meshlib.balance.endpoint import Endpoint
     from meshlib.model import ServiceUrl
 
 log = logging.getLogger(__name__)

@@ -17,12 +17,15 @@ import httpx2
 
 from meshlib import lifecycle, server
 from meshlib.backends import Backend, Registry, open_backend
-from meshlib.balance.fleet import Endpoint, Fleet
+from meshlib.balance.endpoint import Endpoint
+from meshlib.balance.fleet import Fleet
+from meshlib.balance.outliers import Rules
 from meshlib.balance.pickers import Picker, named
+from meshlib.balance.tiers import Here
 from meshlib.client.stub import AsyncStub, SyncStub, declaration_of, implement, stack
 from meshlib.discovery.address import advertised
 from meshlib.discovery.follow import Follower, Surroundings
-from meshlib.discovery.probe import restore, tcp
+from meshlib.discovery.probe import Probes, probes, restore
 from meshlib.discovery.registration import Reconciler
 from meshlib.discovery.store import SnapshotStore
 from meshlib.discovery.view import View
@@ -67,14 +70,18 @@ class Mesh:
         self._engine = Engine(self.settings, transport)
         self._async_engine = AsyncEngine(self.settings, async_transport)
         self._worker = Worker()
-        self._reach = tcp(timeout=self.settings.connect_timeout)
+        self._probes = self._make_probes()
         self._backend: Backend | None = open_backend(self.settings)
         self._pid = os.getpid()
         # A view lives while a client holds it or it is watched: hosts that were called once leave nothing behind.
         self._views: weakref.WeakValueDictionary[ServiceUrl, View] = weakref.WeakValueDictionary()
         self._registrations: list[Registration] = []
         self._lock = threading.Lock()
-        self._default_picker = named("least_request")
+        self._default_picker = named(self.settings.picker, source=self.settings.sources.get("picker", "default"))
+        self._here = Here(self.settings.zone, f"{self.settings.service}@{socket.gethostname()}:{self.settings.port}")
+        self._rules = Rules(
+            seconds=self.settings.ejection_time, share=self.settings.ejection_share, panic=self.settings.panic_threshold
+        )
         _meshes.add(self)
 
     @classmethod
@@ -98,15 +105,16 @@ class Mesh:
             timeout=self.settings.timeout, connect=self.settings.connect_timeout,
         )  # fmt: skip
 
-    def http(self, name: str | ServiceUrl, **options: Any) -> httpx2.Client:
-        """A plain ``httpx2.Client`` whose relative URLs go to the service ``name``; ``options`` are the client's."""
+    def http(self, name: str | ServiceUrl, *, picker: str | Picker | None = None, **options: Any) -> httpx2.Client:
+        """A plain ``httpx2.Client`` whose relative URLs go to the service ``name``, to the instances that ``picker`` chooses
+        (default ``MESH_PICKER``); ``options`` are the client's."""
         target = ServiceUrl.parse(name, namespace=self.settings.namespace)
-        return MeshClient(transport=self.transport(target), **self._options(target, options))
+        return MeshClient(transport=self.transport(target, picker=picker), **self._options(target, options))
 
-    def ahttp(self, name: str | ServiceUrl, **options: Any) -> httpx2.AsyncClient:
-        """A plain ``httpx2.AsyncClient`` whose relative URLs go to the service ``name``."""
+    def ahttp(self, name: str | ServiceUrl, *, picker: str | Picker | None = None, **options: Any) -> httpx2.AsyncClient:
+        """The same as a plain ``httpx2.AsyncClient``."""
         target = ServiceUrl.parse(name, namespace=self.settings.namespace)
-        return AsyncMeshClient(transport=self.atransport(target), **self._options(target, options))
+        return AsyncMeshClient(transport=self.atransport(target, picker=picker), **self._options(target, options))
 
     def transport(self, name: str | ServiceUrl | None = None, *, picker: str | Picker | None = None) -> MeshTransport:
         """A transport for ``httpx2.Client(mounts={"http://orders": mesh.transport()})``, or plain httpx's. The host of a
@@ -147,7 +155,7 @@ class Mesh:
             raise ConfigError("MESH_SERVICE", "is not set, so there is no name to register", example="orders")
         lifecycle.check_port(port)
         advertised(self.settings, port, "")  # raises here and not in the background
-        self._here()
+        self._check_pid()
         reconciler = Reconciler(self.settings, self._registry, port=port, generation=secrets.token_hex(8))
         registration = Registration(reconciler, self._worker, self.in_flight, self.settings, self._registrations.remove)
         self._registrations.append(registration)
@@ -173,7 +181,7 @@ class Mesh:
         for registration in list(self._registrations):
             registration.close()
         self._worker.stop(last=self._close_backend)  # after whoever uses it
-        self._reach = tcp(timeout=self.settings.connect_timeout)
+        self._probes = self._make_probes()
         for view in list(self._views.values()):
             view.abandon()
         self._engine.close()
@@ -206,22 +214,22 @@ class Mesh:
         return lambda host: known.get(host) or stack_of(host)
 
     def _stack(self, target: ServiceUrl, picker: Picker | None) -> Next:
-        return stack(self._view(target), picker or self._default_picker)
+        return stack(self._view(target), picker or self._default_picker, self._here)
 
     def _view(self, target: ServiceUrl) -> View:
         service = target.name
-        self._here()
+        self._check_pid()
         with self._lock:
             view = self._views.get(service)
             if view is None:
-                fleet = Fleet(service, on_eject=self._probe, on_drained=self._discard)
+                fleet = Fleet(service, rules=self._rules, on_eject=self._probe, on_drained=self._discard, on_due=self._judge)
                 # The follower settles it sooner; this bound only keeps a call from hanging should the worker be wedged.
                 timeout = self.settings.cold_start_timeout + 2.0
                 view = self._views[service] = View(service, fleet, self._follow, timeout=timeout)
             return view
 
     def _follow(self, view: View) -> None:
-        self._here()
+        self._check_pid()
         with self._lock:
             if view.followed:
                 return
@@ -231,7 +239,7 @@ class Mesh:
     def _surroundings(self) -> Surroundings:
         settings = self.settings
         store = SnapshotStore(settings.state_path, registry=str(settings.registry), max_age=settings.snapshot_max_age)
-        return Surroundings(settings, self._registry, self._reach, store)
+        return Surroundings(settings, self._registry, self._probes, store)
 
     async def _registry(self) -> Registry:
         if self._backend is None:
@@ -244,13 +252,22 @@ class Mesh:
             await backend.close()
 
     def _probe(self, fleet: Fleet, endpoint: Endpoint) -> None:
-        self._worker.report(lambda: restore(fleet, endpoint, self._reach))
+        self._worker.report(lambda: restore(fleet, endpoint, self._probes))
+
+    def _judge(self, fleet: Fleet) -> None:
+        async def judge() -> None:
+            fleet.judge()
+
+        self._worker.report(judge)
+
+    def _make_probes(self) -> Probes:
+        return probes(self.settings.probe, self._async_engine.make, timeout=self.settings.connect_timeout)
 
     def _discard(self, endpoint: Endpoint) -> None:
         self._engine.discard(endpoint)
         self._async_engine.discard(endpoint)
 
-    def _here(self) -> None:
+    def _check_pid(self) -> None:
         """Notice a fork by code that runs no fork hooks: before a lock is taken that a thread of the parent may have held."""
         if self._pid != os.getpid():
             self._forked()
@@ -264,7 +281,7 @@ class Mesh:
         self._async_engine.forked()
         _abandoned.append(self._backend)
         self._backend = None  # opened on first use; what is wrong then is seen by who uses it
-        self._reach = tcp(timeout=self.settings.connect_timeout)
+        self._probes = self._make_probes()
         self._registrations = []
         self.in_flight.forked()
         for view in list(self._views.values()):

@@ -92,6 +92,18 @@ class Settings:
     registry_timeout: float = _knob(3.0, read.seconds, "Seconds the registry has for one answer (watches excepted).", "5")
     connect_timeout: float = _knob(1.0, read.seconds, "Seconds to connect to an instance.", "0.5")
     timeout: float = _knob(10.0, read.seconds, "Seconds a call may take unless its client says otherwise.", "2")
+    picker: str = _knob("peak_ewma", read.text, "How clients that say nothing else choose an instance: the name of a picker.",
+                        "round_robin")  # fmt: skip
+    probe: str = _knob("tcp", read.probe, "How an instance is asked whether it is back: `tcp` connects, a path is requested "
+                       "and must be answered with less than 500.", "/actuator/health")  # fmt: skip
+    ping: float = _knob(0.0, read.pause, "Seconds between two probes of each healthy instance; 0: only those in doubt are "
+                        "probed.", "10")  # fmt: skip
+    ejection_time: float = _knob(5.0, read.seconds, "Seconds for which an instance that does worse than the others is not "
+                                 "called; doubled each time.", "30")  # fmt: skip
+    ejection_share: float = _knob(0.5, read.share, "Largest share of the instances that is taken out for doing worse than the "
+                                  "others; 0 turns this off.", "0.2")  # fmt: skip
+    panic_threshold: float = _knob(0.3, read.share, "Share of healthy instances below which those that do worse are called "
+                                   "all the same.", "0.5")  # fmt: skip
     host_header: str = _knob("instance", read.choice("instance", "service"), "`Host` header and TLS server name of calls: the "
                              "instance's address or the service's name.", "service")  # fmt: skip
     tls_ca: str = _knob(

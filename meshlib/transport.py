@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias
 import httpx2
 
 from meshlib.addressing import Addressing
-from meshlib.balance.fleet import Endpoint
+from meshlib.balance.endpoint import Endpoint
 from meshlib.errors import (
     AttemptError,
     AttemptTimeout,
@@ -221,7 +221,7 @@ class AsyncEngine:
 
     def __init__(self, settings: Settings, make: MakeAsyncTransport | None = None) -> None:
         self._addressing = Addressing(settings)
-        self._make = make or (lambda instance: httpx2.AsyncHTTPTransport(**self._addressing.options(instance)))
+        self.make = make or (lambda instance: httpx2.AsyncHTTPTransport(**self._addressing.options(instance)))
         self._loops: dict[asyncio.AbstractEventLoop, dict[Endpoint, httpx2.AsyncBaseTransport]] = {}
 
     hold = staticmethod(hold)
@@ -235,7 +235,7 @@ class AsyncEngine:
             pools = self._adopt(asyncio.get_running_loop())
         pool = pools.get(endpoint)
         if pool is None:
-            pool = pools[endpoint] = self._make(endpoint.instance)
+            pool = pools[endpoint] = self.make(endpoint.instance)
         request = self._addressing.request(call)
         try:
             if call.deadline is None:

@@ -101,6 +101,20 @@ def url_path(value: str) -> str:
     return value
 
 
+def probe(value: str) -> str:
+    return value if value == "tcp" else url_path(value)
+
+
+def share(value: str | float) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise ValueError(f"{str(value)[:20]!r} is not a share from 0 to 1")
+    return number
+
+
 def service(value: str) -> str:
     better = registrable_name(value)
     if better is not None:

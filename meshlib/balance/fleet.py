@@ -6,145 +6,152 @@ sees either the old or the new ones.
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any, Protocol
 
-from meshlib.model import Instance, ServiceUrl, Snapshot, Status
+from meshlib.balance.endpoint import Ejection, Endpoint, Reason
+from meshlib.balance.outliers import Outliers, Rules
+from meshlib.balance.tiers import Tiers, sort
+from meshlib.model import ServiceUrl, Snapshot
+from meshlib.outcome import Outcome
 
-
-class Endpoint:
-    """One generation of one instance, with its state in this process.
-
-    ``in_flight`` holds the attempts under way (adding to and discarding from a set are atomic, so it needs no lock and a
-    release that comes twice does no harm); ``failures`` counts ejections since the last answer.
-    """
-
-    __slots__ = ("_on_drained", "ejected", "failures", "in_flight", "instance")
-
-    def __init__(self, instance: Instance) -> None:
-        self.instance = instance
-        self.in_flight: set[object] = set()
-        self.ejected = False
-        self.failures = 0
-        self._on_drained: Callable[[Endpoint], object] | None = None
-
-    def release(self, attempt: object) -> None:
-        """``attempt`` is over: its answer has been read, or there is none."""
-        self.in_flight.discard(attempt)
-        if self._on_drained is not None and not self.in_flight:
-            self._on_drained(self)
-
-    def retire(self, on_drained: Callable[[Endpoint], object]) -> None:
-        """It is no longer listed: have ``on_drained`` called when nothing is in flight. Attempts that picked it just before
-        may still come, so it can be called again."""
-        self._on_drained = on_drained
-        if not self.in_flight:
-            on_drained(self)
-
-    @property
-    def retired(self) -> bool:
-        """True once it is no longer listed."""
-        return self._on_drained is not None
-
-    def __repr__(self) -> str:
-        return f"<Endpoint {self.instance.url} at {self.instance.netloc}{' ejected' if self.ejected else ''}>"
+log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Tiers:
-    """Endpoints in the order of trust; a lower tier is used only when the ones above it have nobody left.
+class Watcher(Protocol):
+    """Who picks from a fleet."""
 
-    ``prime`` are up and healthy. ``reserve`` are suspects (unlisted, unconfirmed) and draining ones: they probably answer.
-    ``ejected`` failed a moment ago: better than nothing. Instances in maintenance are in none.
-    """
-
-    prime: tuple[Endpoint, ...] = ()
-    reserve: tuple[Endpoint, ...] = ()
-    ejected: tuple[Endpoint, ...] = ()
-
-    @property
-    def usable(self) -> tuple[Endpoint, ...]:
-        """The highest tier that has anybody."""
-        return self.prime or self.reserve or self.ejected
-
-
-def sort(endpoints: Iterable[Endpoint], suspects: frozenset[str]) -> Tiers:
-    """Put each endpoint into its tier."""
-    prime, reserve, ejected = [], [], []
-    for endpoint in endpoints:
-        instance = endpoint.instance
-        if instance.status is Status.MAINTENANCE:
-            continue
-        if endpoint.ejected:
-            ejected.append(endpoint)
-        elif instance.id in suspects or instance.status is Status.DRAINING:
-            reserve.append(endpoint)
-        else:
-            prime.append(endpoint)
-    return Tiers(tuple(prime), tuple(reserve), tuple(ejected))
+    def prepare(self) -> object:
+        """The fleet's tiers have changed."""
+        ...
 
 
 class Fleet:
     """All endpoints of ``service``. Thread-safe; readers take :attr:`tiers` without a lock.
 
-    ``on_eject`` is told of each endpoint taken out (have it probed), ``on_drained`` of each that is gone and idle (close its
-    connections).
+    ``on_eject`` is told of each endpoint taken out (see to its return: :meth:`restore`), ``on_drained`` of each that is
+    gone and idle (close its connections), ``on_due`` when there is something to judge (have :meth:`judge` called soon, not
+    by a caller of the service).
     """
 
     def __init__(
         self,
         service: ServiceUrl,
         *,
+        rules: Rules | None = None,
         on_eject: Callable[[Fleet, Endpoint], object] = lambda _fleet, _endpoint: None,
         on_drained: Callable[[Endpoint], object] = lambda _endpoint: None,
+        on_due: Callable[[Fleet], object] = lambda fleet: fleet.judge(),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.service = service
+        self.service, self.rules = service, rules or Rules()
         self.tiers = Tiers()
-        self._on_eject, self._on_drained = on_eject, on_drained
-        self._snapshot = Snapshot(service)
+        self._on_eject, self._on_drained, self._on_due, self._clock = on_eject, on_drained, on_due, clock
+        self._outliers = Outliers(self.rules, clock=clock)
+        self._snapshot: Snapshot | None = None
         self._endpoints: dict[str, Endpoint] = {}
+        self._memo: dict[Any, Any] = {}
+        self._watchers: weakref.WeakSet[Watcher] = weakref.WeakSet()
         self._lock = threading.Lock()
+
+    # -- what the registry says
 
     def update(self, snapshot: Snapshot) -> None:
         """Take over ``snapshot``. An endpoint of the same generation keeps its state, others start afresh."""
         with self._lock:
-            before, self._endpoints, self._snapshot = self._endpoints, {}, snapshot
+            joined = 0.0 if self._snapshot is None else self._clock()
+            before, self._snapshot, self._memo = self._endpoints, snapshot, {}
+            self._endpoints = now = {}
             for instance in snapshot.instances:
                 endpoint = before.get(instance.id)
                 if endpoint is None or endpoint.instance.key != instance.key:
-                    endpoint = Endpoint(instance)
+                    endpoint = Endpoint(instance, joined=joined)
                 endpoint.instance = instance
-                self._endpoints[instance.id] = endpoint
+                now[instance.id] = endpoint
             self._sort()
-            gone = [one for one in before.values() if self._endpoints.get(one.instance.id) is not one]
+            gone = [one for one in before.values() if now.get(one.instance.id) is not one]
+        self._tell()
         for endpoint in gone:
             endpoint.retire(self._on_drained)
 
-    def eject(self, endpoint: Endpoint) -> None:
-        """Take ``endpoint`` out after a failed connection, until :meth:`restore`."""
+    # -- what calls say
+
+    def told(self, endpoint: Endpoint, seconds: float, outcome: Outcome) -> None:
+        """An attempt at ``endpoint`` ended after ``seconds``."""
+        if outcome is Outcome.ANSWERED:
+            due = self._outliers.add(endpoint, seconds, failed=False)
+            if endpoint.failures:
+                endpoint.failures = 0
+        elif outcome is Outcome.FAILED:
+            endpoint.failures += 1
+            due = self._outliers.add(endpoint, seconds, failed=True)
+        else:
+            return
+        if due:
+            self._on_due(self)
+
+    def hung(self, endpoint: Endpoint, seconds: float) -> None:
+        """``endpoint`` did not answer in ``seconds``. Unless that is about what an answer takes, or too many are out already,
+        nobody is to wait for it again before it answers a probe."""
+        if seconds > self._outliers.patience:
+            self.eject(endpoint, Ejection(Reason.HUNG))
+
+    def judge(self) -> None:
+        """Eject those that do worse than the others. For the control plane: it looks at every endpoint called lately."""
+        for endpoint, verdict in self._outliers.judge():
+            seconds = self._outliers.sentence(endpoint.ejections + 1)
+            if self.eject(endpoint, Ejection(Reason.OUTLIER, seconds)):
+                endpoint.ejections += 1
+                log.warning("%s is not called for %.1f s: %s", endpoint.instance.url, seconds, verdict)
+
+    # -- what becomes of it
+
+    def eject(self, endpoint: Endpoint, ejection: Ejection | None = None) -> bool:
+        """Take ``endpoint`` out until :meth:`restore`, by default as unreachable. False when it is out or gone already, or
+        when too many are out to let one go that might answer."""
+        ejection = ejection or Ejection(Reason.UNREACHABLE)  # each its own: restore() ends none but the one it is about
         with self._lock:
             if endpoint.ejected or endpoint.retired:
-                return
-            endpoint.ejected = True
-            endpoint.failures += 1
+                return False
+            if ejection.reason is not Reason.UNREACHABLE and not self._spared():
+                return False
+            endpoint.ejected = ejection
             self._sort()
+        self._tell()
         self._on_eject(self, endpoint)
+        return True
 
-    def restore(self, endpoint: Endpoint) -> None:
-        """Bring ``endpoint`` back: a probe reached it."""
+    def _spared(self) -> bool:
+        """True when one more can be spared. Of several, one always can."""
+        tiers, share = self.tiers, self.rules.share
+        out = tiers.expected - len(tiers.prime)
+        return share > 0 and tiers.expected > 1 and out < max(1, int(share * tiers.expected))
+
+    def restore(self, endpoint: Endpoint, ejection: Ejection) -> None:
+        """End this ``ejection`` of ``endpoint``: a probe reached it, or its time is up. An outlier is on probation: its next
+        failure, if no good answer comes before it, has it judged again."""
         with self._lock:
-            endpoint.ejected = False
+            if endpoint.ejected is not ejection:
+                return
+            endpoint.ejected = None
+            if ejection.reason is Reason.OUTLIER:
+                endpoint.failures = self.rules.consecutive - 1
             self._sort()
+        self._tell()
 
     def rest(self) -> None:
         """Nobody calls the service any more: idle connections are closed, and what was ejected is trusted again, so that
         nobody goes on probing it."""
         with self._lock:
             for endpoint in self._endpoints.values():
-                endpoint.ejected = False
+                endpoint.ejected = None
             self._sort()
             idle = [endpoint for endpoint in self._endpoints.values() if not endpoint.in_flight]
+        self._tell()
         for endpoint in idle:
             self._on_drained(endpoint)
 
@@ -152,11 +159,28 @@ class Fleet:
         """The endpoint of exactly this instance, whatever its status."""
         return self._endpoints.get(instance_id)
 
+    def watch(self, watcher: Watcher) -> None:
+        """Have ``watcher.prepare()`` called now and after every change of the tiers, for as long as it lives."""
+        with self._lock:
+            self._watchers.add(watcher)
+        watcher.prepare()
+
     def forked(self) -> None:
         """In a child process: forget calls in flight, ejections and a lock that the parent's threads had."""
         self._lock = threading.Lock()
-        self._endpoints = {instance.id: Endpoint(instance) for instance in self._snapshot.instances}
+        self._outliers = Outliers(self.rules, clock=self._clock)
+        for endpoint in self._endpoints.values():
+            endpoint.forget()
         self._sort()
+        self._tell()
 
     def _sort(self) -> None:
-        self.tiers = sort(self._endpoints.values(), self._snapshot.suspects)
+        suspects = self._snapshot.suspects if self._snapshot else frozenset()
+        self.tiers = sort(self._endpoints.values(), suspects, panic=self.rules.panic, memo=self._memo)
+
+    def _tell(self) -> None:
+        """Outside the lock: pickers are other people's code."""
+        with self._lock:
+            watchers = list(self._watchers)
+        for watcher in watchers:
+            watcher.prepare()

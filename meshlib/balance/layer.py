@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Protocol
 
-from meshlib.balance.fleet import Endpoint, Fleet, Tiers
+from meshlib.balance.endpoint import Endpoint
+from meshlib.balance.fleet import Fleet
 from meshlib.balance.pickers import Choose, Picker
-from meshlib.errors import AttemptError, ConnectFailed, ConnectionLost, NoInstances
+from meshlib.balance.pickers.plain import round_robin
+from meshlib.balance.tiers import NOWHERE, Here, Pool, Tiers
+from meshlib.errors import AttemptError, AttemptTimeout, ConnectFailed, ConnectionLost, NoInstances
 from meshlib.flow import Call, Flow, Next, Wait, tried_instances
+from meshlib.outcome import Outcome, of_answer, of_error
+
+log = logging.getLogger(__name__)
 
 LAST_RESORTS = 3
 """A call that has failed at so many ejected endpoints goes to no further one: with all of a large fleet dead it would try for
@@ -31,33 +38,55 @@ class Source(Protocol):
 
 
 class Balance:
-    """Picks an endpoint for the call and takes it out at once when its connection fails."""
+    """Picks an endpoint for the call, and tells fleet and picker how it did. ``choose`` is ready for the fleet as it is: it
+    is made when the fleet changes, never by a call."""
 
-    def __init__(self, source: Source, picker: Picker, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.source, self.picker, self._clock = source, picker, clock
-        self._prepared: tuple[Tiers | None, Choose] = (None, _nobody)
+    def __init__(
+        self,
+        source: Source,
+        picker: Picker,
+        *,
+        here: Here = NOWHERE,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.source, self.picker, self._here, self._clock = source, picker, here, clock
+        self._observe = getattr(picker, "observe", None)
+        self.choose: Choose = self._refuse
+        source.fleet.watch(self)
 
     def __call__(self, call: Call, proceed: Next) -> Flow:
         wait = self.source.attend()
         if wait is not None:
             yield self._within_deadline(wait, call)
         endpoint = self.pick(call)
-        attempt = (call if wait is None else call.hastened(self._clock())).to(endpoint)
-        last_resort = endpoint.ejected
+        start = self._clock()
+        attempt = (call if wait is None else call.hastened(start)).to(endpoint)
+        last_resort = endpoint.ejected is not None
         try:
             response = yield from proceed(attempt)
         except AttemptError as failure:
             failure.endpoint, failure.last_resort = endpoint, last_resort
-            if isinstance(failure, (ConnectFailed, ConnectionLost)):
-                self.source.fleet.eject(endpoint)
+            self._failed(endpoint, failure, self._clock() - start)
             attempt.close()
             raise
         except BaseException:
             attempt.close()  # a layer below may have refused before anything was sent
             raise
-        if endpoint.failures:
-            endpoint.failures = 0
+        outcome = Outcome.ANSWERED if response.status_code < 400 else of_answer(response)
+        self._told(endpoint, self._clock() - start, outcome)
         return response
+
+    def _told(self, endpoint: Endpoint, seconds: float, outcome: Outcome) -> None:
+        self.source.fleet.told(endpoint, seconds, outcome)
+        if self._observe is not None:
+            self._observe(endpoint, seconds, outcome)
+
+    def _failed(self, endpoint: Endpoint, failure: AttemptError, seconds: float) -> None:
+        self._told(endpoint, seconds, of_error(failure))
+        if isinstance(failure, (ConnectFailed, ConnectionLost)):
+            self.source.fleet.eject(endpoint)
+        elif isinstance(failure, AttemptTimeout) and not failure.unsent:
+            self.source.fleet.hung(endpoint, seconds)
 
     def _within_deadline(self, wait: Wait, call: Call) -> Wait:
         if call.deadline is None:
@@ -68,26 +97,32 @@ class Balance:
         """The endpoint for ``call``, none that it tried before. Raises :class:`NoInstances`."""
         if call.target.instance:
             return self._exactly(call)
-        tiers, choose = self._prepared
-        if tiers is not self.source.fleet.tiers:
-            tiers, choose = self._prepare()
-        if not call.tried:
-            return choose(call)
-        return self._another(call, self.source.fleet.tiers)
+        if call.tried:
+            return self._another(call)
+        return self.choose(call)
 
-    def _prepare(self) -> tuple[Tiers, Choose]:
+    def prepare(self) -> None:
+        """See :class:`meshlib.balance.fleet.Watcher`. Of several threads at it, the last sees the newest tiers."""
+        fleet, tiers = self.source.fleet, None
+        while tiers is not fleet.tiers:
+            tiers = fleet.tiers
+            self.choose = self._chooser(tiers.usable, tiers) if tiers.usable else self._refuse
+
+    def _chooser(self, endpoints: tuple[Endpoint, ...], tiers: Tiers) -> Choose:
+        pool = Pool(endpoints, tiers.members, tiers.memo, self._here)
+        try:
+            return self.picker(pool)
+        except Exception:  # a picker may be anybody's: its bug must not keep the news of an instance from all others
+            log.exception("the picker %r failed for %s: round robin instead", self.picker, self.source.fleet.service)
+            return round_robin(pool)
+
+    def _another(self, call: Call) -> Endpoint:
         tiers = self.source.fleet.tiers
-        usable = tiers.usable
-        prepared = (tiers, self.picker(usable) if usable else self._refuse)
-        self._prepared = prepared  # one reference: another thread sees a whole pair
-        return prepared
-
-    def _another(self, call: Call, tiers: Tiers) -> Endpoint:
         last = tiers.ejected if call.last_resorts < LAST_RESORTS else ()
-        for tier in (tiers.prime, tiers.reserve, last):
+        for tier in (tiers.prime, tiers.reserve, tiers.outliers, last):
             left = tuple(endpoint for endpoint in tier if endpoint not in call.tried)
             if left:
-                return self.picker(left)(call)
+                return self._chooser(left, tiers)(call)
         raise NoInstances(f"{call.target}: no instance is left untried", service=call.target, tried=tried_instances(call.tried))
 
     def _exactly(self, call: Call) -> Endpoint:
@@ -98,7 +133,3 @@ class Balance:
 
     def _refuse(self, call: Call) -> Endpoint:
         raise NoInstances(f"{call.target}: {self.source.missing()}", service=call.target)
-
-
-def _nobody(call: Call) -> Endpoint:
-    raise AssertionError(call)

@@ -128,8 +128,9 @@ def service_client(
 
     ``timeout`` is the budget of one call in seconds, failover to other instances included (default ``MESH_TIMEOUT``); a
     blocking call looks at it between two reads, so a provider that trickles the head of its answer may overrun it;
-    ``picker`` chooses instances (default ``"least_request"``); ``headers`` are sent with every call. The class stays as it
-    is: fakes and type checkers see a plain Protocol. Raises :class:`ConfigError` for anything unclear, at decoration.
+    ``picker`` chooses instances, by name or as an object (default ``MESH_PICKER``); ``headers`` are sent with every call. The
+    class stays as it is: fakes and type checkers see a plain Protocol. Raises :class:`ConfigError` for anything unclear, at
+    decoration.
     """
     target = ServiceUrl.parse(name)
     if timeout is not None and not (isinstance(timeout, (int, float)) and 0 < timeout < _YEAR):

@@ -20,6 +20,7 @@ import httpx2
 
 from meshlib.balance.layer import Balance, Source
 from meshlib.balance.pickers import Picker
+from meshlib.balance.tiers import Here
 from meshlib.client.declare import Declaration, Method
 from meshlib.client.decode import accepts, answer_of, decoder, from_json, is_raw
 from meshlib.client.encode import Encoder
@@ -31,9 +32,9 @@ from meshlib.policies.failover import Failover
 from meshlib.transport import BUFFER, INSTANCE
 
 
-def stack(source: Source, picker: Picker) -> Next:
-    """The layers of a client's calls, in THE ORDER."""
-    return compose([Failover(), Balance(source, picker)])
+def stack(source: Source, picker: Picker, here: Here) -> Next:
+    """The layers of a client's calls, in THE ORDER. ``here`` is who calls."""
+    return compose([Failover(), Balance(source, picker, here=here)])
 
 
 class Operation:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from meshlib.backends.base import Listing, Registry
 from meshlib.discovery.merge import Known, drop, merge
-from meshlib.discovery.probe import Reach
+from meshlib.discovery.probe import Probes, ping
 from meshlib.discovery.store import SnapshotStore
 from meshlib.discovery.view import View, differ
 from meshlib.errors import MeshError, RegistryError, RegistryUnavailable, StoreError
@@ -47,7 +47,7 @@ class Surroundings:
 
     settings: Settings
     registry: Callable[[], Awaitable[Registry]]
-    reach: Reach
+    probes: Probes
     store: SnapshotStore | None = None
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
@@ -67,7 +67,7 @@ class Follower:
     async def run(self) -> None:
         """Runs until the view is idle, then marks it as not followed."""
         view = self.view
-        sides = [asyncio.create_task(self._kept(work)) for work in (self._cold_start, self._settle_suspects, self._save)]
+        sides = [asyncio.create_task(self._kept(work)) for work in self._sides()]
         try:
             await self._follow()
         finally:
@@ -81,6 +81,13 @@ class Follower:
             view.fleet.rest()
         else:  # a call came just before: it saw a view that was still followed
             view.attend()
+
+    def _sides(self) -> list[Callable[[], Awaitable[None]]]:
+        around = self.around
+        sides: list[Callable[[], Awaitable[None]]] = [self._cold_start, self._settle_suspects, self._save]
+        if around.settings.ping:
+            sides.append(lambda: ping(self.view.fleet, around.probes.reach, around.settings.ping, uniform=around.uniform))
+        return sides
 
     async def _kept(self, work: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -182,7 +189,7 @@ class Follower:
             await self._suspects.wait()
             while self.view.known is not None and (suspects := self.view.known.snapshot.suspects):
                 instances = [one for one in self.view.known.snapshot.instances if one.id in suspects]
-                alive = await asyncio.gather(*map(self.around.reach, instances))
+                alive = await asyncio.gather(*map(self.around.probes.reach, instances))
                 for instance in (one for one, answers in zip(instances, alive, strict=True) if not answers):
                     self._drop(instance)
                 await asyncio.sleep(SUSPECTS_EVERY * (0.5 + self.around.uniform() / 2))

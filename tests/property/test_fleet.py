@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from meshlib.balance.fleet import Endpoint
+from meshlib.balance.endpoint import Endpoint
 from meshlib.balance.layer import Balance
 from meshlib.balance.pickers import PICKERS
 from meshlib.errors import NoInstances
@@ -45,7 +45,10 @@ class FleetMachine(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(sorted(self.model)))
         endpoint = self.fleet.find(name)
         assert endpoint is not None
-        (self.fleet.eject if ejected else self.fleet.restore)(endpoint)
+        if ejected:
+            self.fleet.eject(endpoint)
+        elif endpoint.ejected is not None:
+            self.fleet.restore(endpoint, endpoint.ejected)
         self.model[name] = (*self.model[name][:3], ejected)
 
     @rule(which=st.integers(0, 1))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from meshlib.errors import CallError
 from meshlib.flow import Call, arun, run
 from meshlib.transport import BUFFER
-from tests.unit.flows import call_to
+from tests.unit.flows import Answer, call_to
 from tests.unit.wiring import World
 
 ENDS = ["ok", "refused", "cut", "cut in body", "timeout", "bug", "streamed", "left", "broken stream"]
@@ -127,7 +127,7 @@ def test_threads(made: list[tuple[str, str]]) -> None:
                 min_size=1, max_size=8))  # fmt: skip
 def test_tasks_cancelled_anywhere(made: list[tuple[str, str, int | None]]) -> None:
     world, closed = World(handler), Counter[int]()
-    world.async_engine._make = lambda _: httpx2.MockTransport(slowly)
+    world.async_engine.make = lambda _: httpx2.MockTransport(slowly)
     started: set[int] = set()
 
     async def one(number: int, end: str, method: str) -> None:
@@ -156,7 +156,7 @@ def test_the_checks_would_notice_a_leak() -> None:
 
     class Forgetful:
         def send(self, call: Call) -> object:
-            return object()
+            return Answer()
 
         def hold(self, response: object, call: Call) -> None:
             pass

@@ -10,8 +10,10 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from meshlib.balance.fleet import Endpoint, Fleet
+from meshlib.balance.endpoint import Endpoint
+from meshlib.balance.fleet import Fleet
 from meshlib.balance.layer import Balance
+from meshlib.balance.tiers import Pool
 from meshlib.errors import AttemptTimeout, ConnectFailed, ConnectionLost
 from meshlib.flow import Call, Flow, Layer, Next, Send, Sleep, Wait, arun, compose, run
 from meshlib.model import Instance, ServiceUrl, Snapshot, Status
@@ -36,9 +38,14 @@ def update(target: Fleet, *names: str | Instance, suspects: Iterable[str] = ()) 
     target.update(Snapshot(ORDERS, listed, suspects=frozenset(suspects)))
 
 
-def in_turn(endpoints: tuple[Endpoint, ...]) -> Callable[[Call], Endpoint]:
+def in_turn(pool: Pool) -> Callable[[Call], Endpoint]:
     """A picker without chance: the first by id."""
-    return lambda _call: min(endpoints, key=lambda one: one.instance.id)
+    return lambda _call: min(pool.endpoints, key=lambda one: one.instance.id)
+
+
+def prime(known: Fleet) -> Pool:
+    """The healthy ones of ``known``, for a picker."""
+    return Pool(known.tiers.prime, known.tiers.members)
 
 
 class FakeSource:
@@ -162,4 +169,4 @@ def idle(*fleets: Fleet) -> bool:
 
 
 __all__ = ["ORDERS", "SHELLS", "Answer", "AsyncScript", "FakeSource", "Script", "Status", "call_to", "fleet", "governed",
-           "idle", "in_turn", "instance", "noted", "update"]  # fmt: skip
+           "idle", "in_turn", "instance", "noted", "prime", "update"]  # fmt: skip

@@ -224,7 +224,7 @@ class TestEvery:
             yield b"ce"
 
         world = World(echo)
-        world.engine._make = world.async_engine._make = lambda _: Refusing()  # type: ignore[assignment, return-value]
+        world.engine._make = world.async_engine.make = lambda _: Refusing()  # type: ignore[assignment, return-value]
         response = way.send(world, "POST", "http://orders/", content=achunks() if way.is_async else chunks())
         assert response.json()["body"] == "once"
         assert response.json()["url"] == "http://10.0.0.2:8000/"

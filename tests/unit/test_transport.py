@@ -13,7 +13,7 @@ import pytest
 
 from meshlib import transport
 from meshlib.addressing import InstanceUrl
-from meshlib.balance.fleet import Endpoint
+from meshlib.balance.endpoint import Endpoint
 from meshlib.errors import AttemptTimeout, CallError, ConfigError, ConnectFailed, ConnectionLost, DeadlineExceeded
 from meshlib.flow import Call, arun, run
 from meshlib.model import Instance

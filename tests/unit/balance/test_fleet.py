@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from meshlib.balance.fleet import Endpoint, Fleet
+from meshlib.balance.endpoint import Endpoint
+from meshlib.balance.fleet import Fleet
 from meshlib.model import Status
 from tests.unit.flows import fleet, instance, update
 
@@ -76,7 +77,8 @@ def test_eject_tells_once_and_not_of_the_retired() -> None:
     known.eject(endpoint)
     known.eject(endpoint)
     assert told == [(known, endpoint)]
-    known.restore(endpoint)
+    assert endpoint.ejected is not None
+    known.restore(endpoint, endpoint.ejected)
     assert names(known.tiers.prime) == ["a"]
     update(known)
     known.eject(endpoint)

@@ -10,6 +10,7 @@ from typing import Any
 from meshlib.backends import Listing
 from meshlib.balance.fleet import Fleet
 from meshlib.discovery.follow import Follower, Surroundings
+from meshlib.discovery.probe import Probes
 from meshlib.discovery.view import View
 from meshlib.model import Instance, ServiceUrl, Snapshot
 from meshlib.settings import Settings
@@ -110,7 +111,7 @@ class World:
             service, Fleet(service), self.follow, timeout=5.0, clock=self.clock, wall=self.wall
         )  # fmt: skip
         self.around = Surroundings(
-            self.settings, self._registry, self.reach, self.disk, self.clock, self.wall, lambda: 1.0  # type: ignore[arg-type]
+            self.settings, self._registry, Probes(self.reach, self.reach), self.disk, self.clock, self.wall, lambda: 1.0  # type: ignore[arg-type]
         )  # fmt: skip
 
     async def _registry(self) -> Any:

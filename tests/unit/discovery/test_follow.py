@@ -13,9 +13,11 @@ import pytest
 
 from meshlib.backends import Listing
 from meshlib.backends.memory import MemoryRegistry, Store
-from meshlib.balance.fleet import Endpoint, Fleet
+from meshlib.balance.endpoint import Endpoint
+from meshlib.balance.fleet import Fleet
 from meshlib.discovery.follow import BACKOFF_CAP, SAVE_EVERY, backoff
 from meshlib.discovery.merge import Known
+from meshlib.discovery.probe import Probes
 from meshlib.discovery.view import View
 from meshlib.errors import RegistryDenied, RegistryUnavailable, StoreError
 from meshlib.flow import Wait
@@ -344,7 +346,7 @@ def test_a_probe_that_ends_late_does_not_drop_who_is_listed_again() -> None:
         await asyncio.sleep(3)
         return False
 
-    object.__setattr__(world.around, "reach", slow)
+    object.__setattr__(world.around, "probes", Probes(slow, slow))
     play(world, story)
 
 
@@ -362,7 +364,7 @@ def test_a_probe_that_has_a_bug_does_not_end_the_probing() -> None:
             raise ZeroDivisionError
         return False
 
-    object.__setattr__(world.around, "reach", reach)
+    object.__setattr__(world.around, "probes", Probes(reach, reach))
     play(world, story)
 
 
@@ -514,7 +516,7 @@ def test_a_read_while_it_is_being_dropped_is_not_lost() -> None:
                 assert len(world.followers) == 1
             return True
 
-        object.__setattr__(world.around, "reach", leaving)
+        object.__setattr__(world.around, "probes", Probes(leaving, leaving))
         await asyncio.sleep(700)
         assert len(world.followers) == 2
         assert (world.view.followed, world.view.live) == (True, True)
@@ -587,7 +589,7 @@ def test_a_fork_keeps_what_is_known_and_follows_afresh() -> None:
         world.view.fleet.eject(endpoint)
         world.view.abandon()
         assert (world.shown, world.view.live, world.view.followed) == ("a", False, False)
-        assert [each.ejected for each in world.view.fleet.tiers.usable] == [False]
+        assert [each.ejected for each in world.view.fleet.tiers.usable] == [None]
         world.view.attend()
         assert len(world.followers) == 2
 

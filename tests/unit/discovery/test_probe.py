@@ -10,7 +10,7 @@ import pytest
 
 from meshlib.balance.fleet import Fleet
 from meshlib.discovery import probe
-from meshlib.discovery.probe import delay, restore, tcp
+from meshlib.discovery.probe import Probes, delay, restore, tcp
 from meshlib.model import Instance
 from meshlib.testing import FakeClock, run_virtual
 from tests.unit.discovery.snapshots import ORDERS, instance, snapshot
@@ -106,7 +106,7 @@ def test_who_answers_comes_back(after: int, at_most: float) -> None:
     (endpoint,) = fleet.tiers.prime
     fleet.eject(endpoint)
     assert not fleet.tiers.prime
-    run_virtual(restore(fleet, endpoint, peer.reach), clock=clock)
+    run_virtual(restore(fleet, endpoint, Probes(peer.reach, peer.reach)), clock=clock)
     assert fleet.tiers.prime == (endpoint,)
     assert peer.probes == after
     # Never at once: the socket of a process that is being killed accepts a little longer.
@@ -120,7 +120,7 @@ def test_who_is_no_longer_listed_is_no_longer_probed() -> None:
     fleet.eject(endpoint)
 
     async def main() -> None:
-        task = asyncio.create_task(restore(fleet, endpoint, peer.reach))
+        task = asyncio.create_task(restore(fleet, endpoint, Probes(peer.reach, peer.reach)))
         await asyncio.sleep(60)
         assert not task.done()
         fleet.update(snapshot(instance("b")))

@@ -10,8 +10,8 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Final
 
 from meshlib.balance.endpoint import Endpoint
@@ -25,17 +25,22 @@ SIGNIFICANT: Final = 3.0
 """Standard deviations by which a failure rate must differ from the others' (one in 740 by chance)."""
 NOTICEABLE: Final = 0.1
 """Difference in failure rate that is worth an ejection, however significant a smaller one is."""
+PERCEPTIBLE: Final = 0.01
+"""Seconds of difference in latency that are worth one."""
+PROBATION: Final = 3
+"""Slow answers after which one that was ejected before is ejected again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
     """When an endpoint is an outlier.
 
-    Results of the last ``window`` seconds count, looked at every ``interval``. ``consecutive`` failures in a row, or
-    ``least`` results with a failure rate significantly above the others', or (of ``least`` good answers) a mean latency of
-    ``slow`` times the median of the others', eject it: the first time for about ``seconds``, each time for twice as long.
-    Never more than ``share`` of the instances are out by such judgement (0 turns it off); when less than the share
-    ``panic`` of them is left, outliers are called all the same.
+    The latest results of each count, ``least`` or as many as come in ``interval`` seconds, and those before them; none is
+    older than ``window``. It is one after ``consecutive`` failures in a row; or with as many among the latest and a failure
+    rate significantly above the others'; or when its good answers took ``slow`` times the median of the others'. The first
+    time it is ejected for about ``seconds``, each time for twice as long, and when it is back, three results may do.
+    Never more than ``share`` of the instances are out by such judgement (0 turns it off); when less than the share ``panic``
+    of them is left, outliers are called all the same.
     """
 
     window: float = 10.0
@@ -43,7 +48,7 @@ class Rules:
     consecutive: int = 5
     least: int = 10
     slow: float = 4.0
-    seconds: float = 5.0
+    seconds: float = 10.0
     share: float = 0.5
     panic: float = 0.3
 
@@ -58,14 +63,45 @@ class Rules:
 
 @dataclass(slots=True)
 class Tally:
-    """Results of one endpoint in half a window: ``good`` answers, which took ``seconds`` in all, and ``failed`` ones."""
+    """Results of one endpoint: ``good`` answers, which took ``seconds`` in all, and ``failed`` ones."""
 
     good: int = 0
     failed: int = 0
     seconds: float = 0.0
 
+    @property
+    def total(self) -> int:
+        return self.good + self.failed
+
+    @property
+    def mean(self) -> float:
+        """Seconds a good answer took; there must be one."""
+        return self.seconds / self.good
+
+    def add(self, seconds: float, failed: bool) -> None:
+        if failed:
+            self.failed += 1
+        else:
+            self.good += 1
+            self.seconds += seconds
+
     def __add__(self, other: Tally) -> Tally:
         return Tally(self.good + other.good, self.failed + other.failed, self.seconds + other.seconds)
+
+
+@dataclass(slots=True)
+class Recent:
+    """The latest results of one endpoint, those ``before`` included, so that what has just begun stands beside something."""
+
+    since: float
+    now: Tally = field(default_factory=Tally)
+    before: Tally = field(default_factory=Tally)
+
+    def turn(self, now: float, rules: Rules) -> bool:
+        """Begin anew after enough results, or when they are getting old; False when there have been none lately."""
+        if self.now.total >= rules.least or now - self.since >= rules.window:
+            self.before, self.now, self.since = self.now, Tally(), now
+        return self.now.total + self.before.total > 0
 
 
 class Outliers:
@@ -76,89 +112,83 @@ class Outliers:
     ) -> None:
         self.rules, self._clock, self._uniform = rules, clock, uniform
         self._samples: deque[tuple[Endpoint, float, bool]] = deque(maxlen=SAMPLES)
-        self._now: dict[Endpoint, Tally] = {}
-        self._before: dict[Endpoint, Tally] = {}
-        self._turn = clock() + rules.window / 2
-        self._last = clock()
+        self._recent: dict[Endpoint, Recent] = {}
+        self._last = self._forgiven = clock()
         self.patience = 0.0
 
     def add(self, endpoint: Endpoint, seconds: float, *, failed: bool) -> bool:
         """Note a result; True when it is time to judge."""
+        if not self.rules.share:
+            return False
         self._samples.append((endpoint, seconds, failed))
         now = self._clock()
         soon = failed and endpoint.failures >= self.rules.consecutive
         if now - self._last < (self.rules.interval / 10 if soon else self.rules.interval):
             return False
         self._last = now
-        if not self.rules.share:
-            self._samples.clear()
-        return self.rules.share > 0
+        return True
 
     def judge(self) -> list[tuple[Endpoint, str]]:
         """Who is an outlier, and why, for people to read."""
-        self._collect()
-        tallies = {one: tally + self._before.get(one, Tally()) for one, tally in self._now.items()}
-        tallies |= {one: tally for one, tally in self._before.items() if one not in tallies}
-        tallies = {one: tally for one, tally in tallies.items() if not one.retired}
-        means = [tally.seconds / tally.good for tally in tallies.values() if tally.good]
-        # Time-outs that are near to what answers take say nothing; see Fleet.hung.
+        now, samples = self._clock(), self._samples
+        for _ in range(len(samples)):
+            endpoint, seconds, failed = samples.popleft()
+            recent = self._recent.get(endpoint) or self._recent.setdefault(endpoint, Recent(now))
+            recent.now.add(seconds, failed)
+        tallies = {one: recent.now + recent.before for one, recent in self._recent.items() if not one.retired}
+        means = [tally.mean for tally in tallies.values() if tally.good]
+        # A time-out that is near to what answers take says nothing; see Fleet.hung.
         self.patience = 3.0 * middle(means) if means else 0.0
-        candidates = {one: tally for one, tally in tallies.items() if one.ejected is None}
-        return list(verdicts(candidates, tallies.values(), self.rules))
+        found = list(verdicts(tallies, self.rules))
+        self._forgive(tallies, now)
+        outliers = {endpoint for endpoint, _ in found}
+        self._recent = {one: recent for one, recent in self._recent.items()
+                        if one in tallies and one not in outliers and recent.turn(now, self.rules)}  # fmt: skip
+        return found
+
+    def _forgive(self, tallies: dict[Endpoint, Tally], now: float) -> None:
+        """Whoever has called for no ejection in a whole window is forgiven one."""
+        if now - self._forgiven < self.rules.window:
+            return
+        self._forgiven = now
+        for endpoint, tally in tallies.items():
+            if endpoint.ejections and not tally.failed and endpoint.ejected is None:
+                endpoint.ejections -= 1
 
     def sentence(self, ejections: int) -> float:
         """Seconds for which one that is ejected for the ``ejections``-th time stays out: doubling, with equal jitter."""
         return min(LONGEST, self.rules.seconds * 2.0 ** min(ejections - 1, 20)) * (0.5 + self._uniform() / 2)
 
-    def _collect(self) -> None:
-        now, samples = self._clock(), self._samples
-        if now >= self._turn:
-            self._turn = now + self.rules.window / 2
-            self._before, self._now = self._now, {}
-            for endpoint, tally in self._before.items():
-                if endpoint.ejections and not tally.failed and endpoint.ejected is None:
-                    endpoint.ejections -= 1  # half a window without fault: one is forgiven
-        for _ in range(len(samples)):
-            endpoint, seconds, failed = samples.popleft()
-            tally = self._now.get(endpoint) or self._now.setdefault(endpoint, Tally())
-            if failed:
-                tally.failed += 1
-            else:
-                tally.good += 1
-                tally.seconds += seconds
 
-
-def verdicts(candidates: dict[Endpoint, Tally], everybody: Iterable[Tally], rules: Rules) -> Iterator[tuple[Endpoint, str]]:
-    """Those of ``candidates`` that do worse than the rest of ``everybody``, each with the reason."""
-    everybody = list(everybody)
-    good, failed = sum(tally.good for tally in everybody), sum(tally.failed for tally in everybody)
-    for endpoint, tally in candidates.items():
-        others, theirs = good + failed - tally.good - tally.failed, failed - tally.failed
-        reason = _fails(endpoint, tally, others, theirs, rules) or _crawls(tally, everybody, rules)
-        if reason:
-            yield endpoint, reason
+def verdicts(tallies: dict[Endpoint, Tally], rules: Rules) -> Iterator[tuple[Endpoint, str]]:
+    """Those that do worse than the rest and are not out already, each with the reason."""
+    total, failed = sum(tally.total for tally in tallies.values()), sum(tally.failed for tally in tallies.values())
+    means = sorted(tally.mean for tally in tallies.values() if tally.good)
+    for endpoint, tally in tallies.items():
+        if endpoint.ejected is None:
+            others, theirs = total - tally.total, failed - tally.failed
+            reason = _fails(endpoint, tally, others, theirs, rules) or _crawls(endpoint, tally, means, rules)
+            if reason:
+                yield endpoint, reason
 
 
 def _fails(endpoint: Endpoint, tally: Tally, others: int, theirs: int, rules: Rules) -> str:
     if tally.failed and endpoint.failures >= rules.consecutive and theirs * 2 <= others:
         return f"{endpoint.failures} failures in a row"
-    total = tally.good + tally.failed
-    if total < rules.least or others < rules.least:
+    if tally.failed < rules.consecutive or tally.total < rules.least or others < rules.least:
         return ""
-    rate, usual = tally.failed / total, (theirs + 1) / (others + 2)  # Laplace: a rate of none is not known to be none
-    if rate - usual < NOTICEABLE or rate - usual < SIGNIFICANT * math.sqrt(usual * (1 - usual) / total):
+    rate, usual = tally.failed / tally.total, (theirs + 1) / (others + 2)  # Laplace: a rate of none is not known to be none
+    if rate - usual < max(NOTICEABLE, SIGNIFICANT * math.sqrt(usual * (1 - usual) / tally.total)):
         return ""
-    return f"{rate:.0%} of {total} calls failed, of the others' {theirs / others:.0%}"
+    return f"{rate:.0%} of {tally.total} calls failed, of the others' {theirs / others:.0%}"
 
 
-def _crawls(tally: Tally, everybody: list[Tally], rules: Rules) -> str:
-    if tally.good < rules.least:
+def _crawls(endpoint: Endpoint, tally: Tally, means: list[float], rules: Rules) -> str:
+    """``means`` are everybody's, in order: the median of the others is near the middle of them."""
+    if tally.good < (min(PROBATION, rules.least) if endpoint.ejections else rules.least) or len(means) < 2:
         return ""
-    means = [other.seconds / other.good for other in everybody if other.good and other is not tally]
-    if not means:
-        return ""
-    mean, usual = tally.seconds / tally.good, middle(means)
-    if mean < rules.slow * usual or mean - usual < 0.01:
+    mean, usual = tally.mean, middle(means)
+    if mean < rules.slow * usual or mean - usual < PERCEPTIBLE:
         return ""
     return f"its answers took {mean * 1e3:.0f} ms, the others' {usual * 1e3:.0f} ms"
 

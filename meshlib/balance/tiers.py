@@ -91,4 +91,8 @@ class Pool:
         if not endpoints:
             return None
         members = tuple(filter(belongs, self.members))
-        return replace(self, endpoints=endpoints, members=members, memo=self.memo.setdefault(name, {}))
+        known, memo = self.memo.get(name, ((), {}))
+        if known != members:  # what belongs to it may depend on more than the members: on time, say
+            memo = {}
+            self.memo[name] = (members, memo)
+        return replace(self, endpoints=endpoints, members=members, memo=memo)

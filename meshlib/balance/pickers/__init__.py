@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from meshlib.balance.pickers.around import RegistryPicks, SlowStart, Zone
 from meshlib.balance.pickers.base import Choose, Learner, Picker
 from meshlib.balance.pickers.plain import least_request, random, round_robin, weighted
 from meshlib.balance.pickers.quality import PeakEwma
@@ -16,12 +17,17 @@ from meshlib.errors import ConfigError
 
 GROUP: Final = "meshlib.pickers"
 
+_best = PeakEwma()
+
 PICKERS: Final[dict[str, Picker]] = {
-    "peak_ewma": PeakEwma(),
+    "peak_ewma": _best,
     "least_request": least_request,
     "round_robin": round_robin,
     "weighted": weighted,
     "random": random,
+    "zone": Zone(_best),
+    "slow_start": SlowStart(_best),
+    "registry": RegistryPicks(),
 }
 
 
@@ -52,5 +58,5 @@ def _installed(name: str, source: str) -> Picker:
     return picker  # type: ignore[no-any-return]
 
 
-__all__ = ["GROUP", "PICKERS", "Choose", "Learner", "PeakEwma", "Picker", "least_request", "named", "random", "round_robin",
-           "weighted"]  # fmt: skip
+__all__ = ["GROUP", "PICKERS", "Choose", "Learner", "PeakEwma", "Picker", "RegistryPicks", "SlowStart", "Zone", "least_request",
+           "named", "random", "round_robin", "weighted"]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import secrets
@@ -187,11 +188,22 @@ class Mesh:
         self._engine.close()
         self._async_engine.close()
 
+    async def aclose(self) -> None:
+        """The same for asyncio: the running loop's connections are closed in it, and it goes on while the rest closes."""
+        await self._async_engine.aclose()
+        await asyncio.to_thread(self.close)
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
 
     # -- wiring
 

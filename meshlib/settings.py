@@ -98,8 +98,8 @@ class Settings:
                        "and must be answered with less than 500.", "/actuator/health")  # fmt: skip
     ping: float = _knob(0.0, read.pause, "Seconds between two probes of each healthy instance; 0: only those in doubt are "
                         "probed.", "10")  # fmt: skip
-    ejection_time: float = _knob(10.0, read.seconds, "Seconds for which an instance that does worse than the others is not "
-                                 "called; doubled each time.", "30")  # fmt: skip
+    ejection_time: float = _knob(30.0, read.seconds, "Seconds for which an instance that does worse than the others is not "
+                                 "called; doubled each time.", "10")  # fmt: skip
     ejection_share: float = _knob(0.5, read.share, "Largest share of the instances that is taken out for doing worse than the "
                                   "others; 0 turns this off.", "0.2")  # fmt: skip
     panic_threshold: float = _knob(0.3, read.share, "Share of healthy instances below which those that do worse are called "

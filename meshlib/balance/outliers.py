@@ -37,8 +37,9 @@ class Rules:
 
     The latest results of each count, ``least`` or as many as come in ``interval`` seconds, and those before them; none is
     older than ``window``. It is one after ``consecutive`` failures in a row; or with as many among the latest and a failure
-    rate significantly above the others'; or when its good answers took ``slow`` times the median of the others'. The first
-    time it is ejected for about ``seconds``, each time for twice as long, and when it is back, three results may do.
+    rate significantly above the others'; or when its good answers (the latest, of which half of ``least`` are enough to see
+    that something has begun) took ``slow`` times the median of the others'. The first time it is ejected for about
+    ``seconds``, each time for twice as long; one that is back is out again after three slow answers, or one failure.
     Never more than ``share`` of the instances are out by such judgement (0 turns it off); when less than the share ``panic``
     of them is left, outliers are called all the same.
     """
@@ -47,8 +48,8 @@ class Rules:
     interval: float = 0.5
     consecutive: int = 5
     least: int = 10
-    slow: float = 4.0
-    seconds: float = 10.0
+    slow: float = 3.0
+    seconds: float = 30.0
     share: float = 0.5
     panic: float = 0.3
 
@@ -122,7 +123,7 @@ class Outliers:
             return False
         self._samples.append((endpoint, seconds, failed))
         now = self._clock()
-        soon = failed and endpoint.failures >= self.rules.consecutive
+        soon = endpoint.failures >= self.rules.consecutive if failed else endpoint.ejections and seconds > self.patience
         if now - self._last < (self.rules.interval / 10 if soon else self.rules.interval):
             return False
         self._last = now
@@ -139,7 +140,7 @@ class Outliers:
         means = [tally.mean for tally in tallies.values() if tally.good]
         # A time-out that is near to what answers take says nothing; see Fleet.hung.
         self.patience = 3.0 * middle(means) if means else 0.0
-        found = list(verdicts(tallies, self.rules))
+        found = list(verdicts(tallies, {one: recent.now for one, recent in self._recent.items()}, self.rules))
         self._forgive(tallies, now)
         outliers = {endpoint for endpoint, _ in found}
         self._recent = {one: recent for one, recent in self._recent.items()
@@ -160,14 +161,15 @@ class Outliers:
         return min(LONGEST, self.rules.seconds * 2.0 ** min(ejections - 1, 20)) * (0.5 + self._uniform() / 2)
 
 
-def verdicts(tallies: dict[Endpoint, Tally], rules: Rules) -> Iterator[tuple[Endpoint, str]]:
-    """Those that do worse than the rest and are not out already, each with the reason."""
+def verdicts(tallies: dict[Endpoint, Tally], latest: dict[Endpoint, Tally], rules: Rules) -> Iterator[tuple[Endpoint, str]]:
+    """Those that do worse than the rest and are not out already, each with the reason. ``latest`` is part of ``tallies``."""
     total, failed = sum(tally.total for tally in tallies.values()), sum(tally.failed for tally in tallies.values())
     means = sorted(tally.mean for tally in tallies.values() if tally.good)
     for endpoint, tally in tallies.items():
         if endpoint.ejected is None:
             others, theirs = total - tally.total, failed - tally.failed
-            reason = _fails(endpoint, tally, others, theirs, rules) or _crawls(endpoint, tally, means, rules)
+            reason = _fails(endpoint, tally, others, theirs, rules) or _crawls(latest[endpoint], means, rules,
+                                                                               back=endpoint.ejections > 0)  # fmt: skip
             if reason:
                 yield endpoint, reason
 
@@ -183,11 +185,11 @@ def _fails(endpoint: Endpoint, tally: Tally, others: int, theirs: int, rules: Ru
     return f"{rate:.0%} of {tally.total} calls failed, of the others' {theirs / others:.0%}"
 
 
-def _crawls(endpoint: Endpoint, tally: Tally, means: list[float], rules: Rules) -> str:
+def _crawls(latest: Tally, means: list[float], rules: Rules, *, back: bool) -> str:
     """``means`` are everybody's, in order: the median of the others is near the middle of them."""
-    if tally.good < (min(PROBATION, rules.least) if endpoint.ejections else rules.least) or len(means) < 2:
+    if latest.good < (PROBATION if back else max(PROBATION, rules.least // 2)) or len(means) < 2:
         return ""
-    mean, usual = tally.mean, middle(means)
+    mean, usual = latest.mean, middle(means)
     if mean < rules.slow * usual or mean - usual < PERCEPTIBLE:
         return ""
     return f"its answers took {mean * 1e3:.0f} ms, the others' {usual * 1e3:.0f} ms"

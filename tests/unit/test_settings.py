@@ -55,7 +55,7 @@ GOOD: dict[str, list[tuple[str, Any]]] = {
     "picker": [("round_robin", "round_robin")],
     "probe": [("tcp", "tcp"), ("/healthz", "/healthz")],
     "ping": [("10", 10.0), ("0", 0.0)],
-    "ejection_time": [("30", 30.0)],
+    "ejection_time": [("10", 10.0)],
     "ejection_share": [("0.2", 0.2), ("0", 0.0), ("1", 1.0)],
     "panic_threshold": [("0.5", 0.5)],
     "host_header": [("service", "service")],

@@ -100,7 +100,10 @@ class Recent:
 
     def turn(self, now: float, rules: Rules) -> bool:
         """Begin anew after enough results, or when they are getting old; False when there have been none lately."""
-        if self.now.total >= rules.least or now - self.since >= rules.window:
+        age = now - self.since
+        if age >= 2 * rules.window:
+            return False
+        if self.now.total >= rules.least or age >= rules.window:
             self.before, self.now, self.since = self.now, Tally(), now
         return self.now.total + self.before.total > 0
 
@@ -132,19 +135,19 @@ class Outliers:
     def judge(self) -> list[tuple[Endpoint, str]]:
         """Who is an outlier, and why, for people to read."""
         now, samples = self._clock(), self._samples
+        self._recent = {one: recent for one, recent in self._recent.items() if not one.retired and recent.turn(now, self.rules)}
         for _ in range(len(samples)):
             endpoint, seconds, failed = samples.popleft()
             recent = self._recent.get(endpoint) or self._recent.setdefault(endpoint, Recent(now))
             recent.now.add(seconds, failed)
-        tallies = {one: recent.now + recent.before for one, recent in self._recent.items() if not one.retired}
+        tallies = {one: recent.now + recent.before for one, recent in self._recent.items()}
         means = [tally.mean for tally in tallies.values() if tally.good]
         # A time-out that is near to what answers take says nothing; see Fleet.hung.
         self.patience = 3.0 * middle(means) if means else 0.0
         found = list(verdicts(tallies, {one: recent.now for one, recent in self._recent.items()}, self.rules))
         self._forgive(tallies, now)
-        outliers = {endpoint for endpoint, _ in found}
-        self._recent = {one: recent for one, recent in self._recent.items()
-                        if one in tallies and one not in outliers and recent.turn(now, self.rules)}  # fmt: skip
+        for endpoint, _ in found:
+            del self._recent[endpoint]  # what it does when it is back is another matter
         return found
 
     def _forgive(self, tallies: dict[Endpoint, Tally], now: float) -> None:

@@ -158,10 +158,12 @@ def call_to(path: bytes = b"/", method: str = "GET", **options: Any) -> Call:
     return Call(options.pop("target", ORDERS), method, path, **options)
 
 
-def governed(known: Fleet | FakeSource, *above: Layer, picker: Any = in_turn, below: Iterable[Layer] = ()) -> Next:
+def governed(
+    known: Fleet | FakeSource, *above: Layer, picker: Any = in_turn, below: Iterable[Layer] = (), **options: Any
+) -> Next:
     """Failover and Balance over ``known``, with layers above and below them."""
     source = known if isinstance(known, FakeSource) else FakeSource(known)
-    return compose([*above, Failover(), Balance(source, picker), *below])
+    return compose([*above, Failover(), Balance(source, picker, **options), *below])
 
 
 def idle(*fleets: Fleet) -> bool:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import gc
+from contextlib import suppress
+from importlib.metadata import EntryPoint, EntryPoints
+
 import pytest
 
+from meshlib.balance.endpoint import Endpoint
 from meshlib.balance.layer import LAST_RESORTS, Balance
-from meshlib.errors import AttemptTimeout, ConnectFailed, ConnectionLost, NoInstances
+from meshlib.balance.pickers import GROUP, Choose, named
+from meshlib.balance.tiers import Pool
+from meshlib.errors import AttemptTimeout, ConfigError, ConnectFailed, ConnectionLost, NoInstances
 from meshlib.flow import compose, run
 from meshlib.model import ServiceUrl, Status
+from meshlib.outcome import Outcome
 from tests.unit.flows import Answer, FakeSource, Script, call_to, fleet, governed, idle, in_turn, instance, update
 
 
@@ -105,3 +113,90 @@ def test_the_error_of_one_left_untried_names_all_that_were() -> None:
     with pytest.raises(NoInstances, match="untried") as caught:
         layer.pick(again)
     assert [one.id for one in caught.value.tried] == ["a"]
+
+
+class Learning:
+    """A picker that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, Outcome]] = []
+        self.made = 0
+
+    def __call__(self, pool: Pool) -> Choose:
+        self.made += 1
+        return in_turn(pool)
+
+    def observe(self, endpoint: Endpoint, seconds: float, outcome: Outcome) -> None:
+        assert seconds >= 0
+        self.told.append((endpoint.instance.id, outcome))
+
+
+def test_a_picker_learns_how_every_attempt_ended() -> None:
+    known, picker = fleet("a", "b"), Learning()
+    for outcome in (Answer(), Answer(500), Answer(429), ZeroDivisionError):
+        with suppress(ZeroDivisionError):
+            run(governed(known, picker=picker), call_to(), Script(outcome))
+    run(governed(known, picker=picker), call_to(), Script(ConnectFailed, Answer()))
+    answered, failed = Outcome.ANSWERED, Outcome.FAILED
+    assert picker.told == [("a", answered), ("a", failed), ("a", Outcome.PUSHBACK), ("a", failed), ("b", answered)]
+
+
+def test_what_a_picker_makes_is_made_before_the_call() -> None:
+    known, picker = fleet("a", "b"), Learning()
+    layer = Balance(FakeSource(known), picker)
+    for _ in range(10):
+        layer.pick(call_to())
+    assert picker.made == 1
+    update(known, "a", "b", "c")
+    known.eject(known.find("b"))
+    assert picker.made == 3
+    layer.pick(call_to())
+    assert picker.made == 3
+
+
+def test_a_picker_with_a_bug_keeps_no_news_from_anybody(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(_: Pool) -> Choose:
+        raise ZeroDivisionError
+
+    known = fleet("a")
+    layers = [Balance(FakeSource(known), picker) for picker in (broken, in_turn)]
+    update(known, "b")
+    assert [layer.pick(call_to()).instance.id for layer in layers] == ["b", "b"]
+    assert "the picker" in caplog.text
+
+
+def test_a_change_while_a_picker_prepares_is_not_lost() -> None:
+    """Two threads at it: the one that began with older tiers may not have the last word."""
+    known = fleet("a")
+    changes = iter([lambda: update(known, "b")])
+
+    def slow(pool: Pool) -> Choose:
+        next(changes, lambda: None)()
+        return in_turn(pool)
+
+    layer = Balance(FakeSource(known), slow)
+    assert layer.pick(call_to()).instance.id == "b"
+
+
+def test_a_layer_that_nobody_holds_is_told_nothing() -> None:
+    known, picker = fleet("a"), Learning()
+    layer = Balance(FakeSource(known), picker)
+    del layer
+    gc.collect()
+    update(known, "b")
+    assert picker.made == 1
+
+
+def test_an_entry_point_names_a_picker_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = EntryPoints(
+        [
+            EntryPoint("mine", "tests.unit.flows:in_turn", GROUP),
+            EntryPoint("broken", "tests.nowhere:x", GROUP),
+            EntryPoint("none", "tests.unit.flows:ORDERS", GROUP),
+        ]
+    )
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: points.select(group=group))
+    assert named("mine") is in_turn
+    for name, text in (("broken", "cannot be loaded"), ("none", "is not callable"), ("other", "is none of peak_ewma.*mine")):
+        with pytest.raises(ConfigError, match=text):
+            named(name)

@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from meshlib.balance.endpoint import Ejection, Endpoint, Reason
+from meshlib.balance.endpoint import UNMEASURED, Ejection, Endpoint, Reason
 from meshlib.balance.outliers import Outliers, Rules
 from meshlib.balance.tiers import Tiers, sort
 from meshlib.model import ServiceUrl, Snapshot
@@ -140,6 +140,8 @@ class Fleet:
             endpoint.ejected = None
             if ejection.reason is Reason.OUTLIER:
                 endpoint.failures = self.rules.consecutive - 1
+            else:
+                endpoint.cost = UNMEASURED  # what it took while it was dying says nothing of it now
             self._sort()
         self._tell()
 

@@ -1,6 +1,6 @@
 """A consumer of "orders" for the fault tests, as a process of its own:
 
-    python -m tests.faults.consumer [--kind sync|async|cacheless] [--rate 100] [--tasks 4] [--delay ms] [--post]
+    python -m tests.faults.consumer [--kind sync|async|cacheless] [--rate 100] [--tasks 4] [--delay ms] [--post] [--picker NAME]
                                     [--without suspects|ejection|failover …]
 
 It calls at ``rate`` per second in all and answers each line ``report`` on standard input with one line of JSON: what it has
@@ -121,8 +121,9 @@ def believe(known: Known | None, listing: Any, service: Any, *, now: float, hard
     return Known(Snapshot(service, listing.instances, confirmed=now, revision=listing.revision))
 
 
-def keep(_self: Fleet, _endpoint: Any) -> None:
+def keep(_self: Fleet, _endpoint: Any, _ejection: Any = None) -> bool:
     """No ejection."""
+    return False
 
 
 def pass_through(_self: Failover, call: Any, proceed: Any) -> Any:
@@ -228,6 +229,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tasks", type=int, default=4)
     parser.add_argument("--delay", type=int, default=0)
     parser.add_argument("--post", action="store_true")
+    parser.add_argument("--picker", default="peak_ewma")
     parser.add_argument("--without", action="append", default=[])
     return parser.parse_args()
 
@@ -240,7 +242,7 @@ def main() -> None:
         switch_off(defence)
     count_attempts(record)
     began = time.perf_counter()
-    mesh = Mesh.from_env()
+    mesh = Mesh.from_env(picker=options.picker)
     record.from_env_ms = (time.perf_counter() - began) * 1000
     if options.kind == "cacheless":
         caller = threading.Thread(target=cacheless, args=(options, record, stop))

@@ -63,7 +63,7 @@ def restarted(stage: Stage, consumer: Process, port: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_ejection_attempts_go_on_failing(stage: Stage, kind: str) -> None:
-    seen, *_ = bereaved(stage, *KINDS[kind], "--without", "ejection")
+    seen, *_ = bereaved(stage, *KINDS[kind], "--without", "ejection", "--picker", "round_robin")
     print(f"{kind:5} without ejection: {len(seen.attempts)} attempts failed")
     assert len(seen.attempts) > max(seen.in_flight, 5)
 
@@ -73,6 +73,44 @@ def test_without_failover_the_caller_sees_it(stage: Stage, kind: str) -> None:
     seen, *_ = bereaved(stage, *KINDS[kind], "--without", "failover")
     print(f"{kind:5} without failover: {len(seen.failed)} calls failed")
     assert len(seen.failed) == len(seen.attempts) >= 1
+
+
+TIMEOUT = 2.0
+"""Seconds that the consumer gives a call."""
+
+
+def stopped(stage: Stage, *options: str) -> tuple[Report, float, Process, Process, str]:
+    """What a consumer has seen some time after one of three instances was stopped (SIGSTOP): its socket still accepts."""
+    providers = dict(stage.provider() for _ in range(3))
+    consumer = stage.consumer(*options)
+    everybody_served([consumer], providers)
+    port, victim = next(iter(providers.items()))
+    victim.signal(signal.SIGSTOP)
+    when = time.monotonic()
+    time.sleep(3 * TIMEOUT)
+    return consumer.ask(), when, consumer, victim, port
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_hung_instance_costs_one_timeout(stage: Stage, kind: str) -> None:
+    seen, when, consumer, victim, port = stopped(stage, *KINDS[kind])
+    print(f"{kind:5}: {len(seen.failed)} calls failed")
+    assert len(seen.failed) <= (1 if kind == "sync" else TASKS), seen.failed
+    # Who called it before the first time-out has to wait for its own; nobody begins to afterwards.
+    assert not seen.failed_since(when + 2 * TIMEOUT + 0.5)
+    victim.signal(signal.SIGCONT)
+    before = consumer.ask()
+    took = eventually(lambda: consumer.ask().served[port] > before.served[port] + 5, within=10.0, what="it is used again")
+    print(f"{kind:5}: used again {took:.2f} s after it went on")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_ejection_a_hung_instance_costs_more(stage: Stage, kind: str) -> None:
+    seen, when, *_, victim, _ = stopped(stage, *KINDS[kind], "--without", "ejection", "--picker", "round_robin")
+    victim.signal(signal.SIGCONT)
+    print(f"{kind:5} without ejection: {len(seen.failed)} calls failed")
+    assert seen.failed_since(when + TIMEOUT + 0.5)
+    assert len(seen.failed) > (1 if kind == "sync" else TASKS)
 
 
 @pytest.mark.soak

@@ -18,6 +18,8 @@ BUSY = tuple(math.log(number) for number in range(1, 1025))
 """``BUSY[n]``: the logarithm of ``n`` attempts in flight and the one to come."""
 QUICKEST = 1e-6
 """Seconds that no answer is said to have taken less than: logarithms end at zero."""
+EQUAL = math.log(1.25)
+"""A quarter more or less is noise: between such two, chance decides. Else the last of several equals would never be called."""
 WORST = math.log(60.0)
 """Failures double the latency up to that of a minute."""
 
@@ -50,7 +52,7 @@ class PeakEwma:
                 mine, theirs = one.cost + BUSY[len(one.in_flight)], other.cost + BUSY[len(other.in_flight)]
             except IndexError:
                 return one if len(one.in_flight) <= len(other.in_flight) else other
-            if mine <= theirs:
+            if mine <= theirs + EQUAL:
                 return one
             if mine > theirs:
                 return other

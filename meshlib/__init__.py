@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from meshlib._version import VERSION as __version__
 
 if TYPE_CHECKING:
+    from meshlib.balance import pickers
     from meshlib.client import Body, Header, Path, Query, delete, get, head, options, patch, post, put, service_client
     from meshlib.errors import (
         AttemptError,
@@ -103,6 +104,7 @@ __all__ = [
     "head",
     "options",
     "patch",
+    "pickers",
     "post",
     "put",
     "service_client",
@@ -126,6 +128,8 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split
 
 
 def __getattr__(name: str) -> Any:
+    if name == "pickers":
+        return import_module("meshlib.balance.pickers")
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module 'meshlib' has no attribute {name!r}")

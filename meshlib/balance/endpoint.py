@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from meshlib.model import Instance
 
@@ -36,19 +37,21 @@ class Endpoint:
 
     ``in_flight`` holds the attempts under way (adding to and discarding from a set are atomic, so it needs no lock and a
     release that comes twice does no harm); ``failures`` counts failures since the last good answer, ``ejections`` those as
-    an outlier that are not yet forgiven; ``cost`` and the monotonic time at which it was ``measured`` belong to the picker
-    that learns it; ``joined`` is the monotonic time at which it was first listed, 0 for those there from the start.
+    an outlier that are not yet forgiven. ``cost``, and the ``latency`` in seconds as ``measured`` at a monotonic time, belong
+    to the picker that learns them, ``recent`` to who judges it. ``joined`` is the monotonic time at which it was first
+    listed, 0 for those there from the start.
     """
 
-    __slots__ = ("_on_drained", "cost", "ejected", "ejections", "failures", "in_flight", "instance", "joined",
-                 "measured")  # fmt: skip
+    __slots__ = ("_on_drained", "cost", "ejected", "ejections", "failures", "in_flight", "instance", "joined", "latency",
+                 "measured", "recent")  # fmt: skip
 
     def __init__(self, instance: Instance, *, joined: float = 0.0) -> None:
         self.instance, self.joined = instance, joined
         self.in_flight: set[object] = set()
         self.ejected: Ejection | None = None
         self.failures = self.ejections = 0
-        self.cost, self.measured = UNMEASURED, 0.0
+        self.cost, self.latency, self.measured = UNMEASURED, 0.0, 0.0
+        self.recent: Any = None
         self._on_drained: Callable[[Endpoint], object] | None = None
 
     def release(self, attempt: object) -> None:
@@ -69,9 +72,13 @@ class Endpoint:
         """True once it is no longer listed."""
         return self._on_drained is not None
 
+    def unmeasured(self) -> None:
+        """What it took says nothing of what it takes now."""
+        self.cost, self.latency = UNMEASURED, 0.0
+
     def forget(self) -> None:
         """In a child process: what the parent has in flight, and why it avoids the instance, is the parent's."""
-        self.in_flight, self.ejected = set(), None
+        self.in_flight, self.ejected, self.recent = set(), None, None
         self.failures = self.ejections = 0
 
     def __repr__(self) -> str:

@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from meshlib.balance.endpoint import UNMEASURED, Ejection, Endpoint, Reason
+from meshlib.balance.endpoint import Ejection, Endpoint, Reason
 from meshlib.balance.outliers import Outliers, Rules
 from meshlib.balance.tiers import Tiers, sort
 from meshlib.model import ServiceUrl, Snapshot
@@ -51,7 +51,7 @@ class Fleet:
         self.service, self.rules = service, rules or Rules()
         self.tiers = Tiers()
         self._on_eject, self._on_drained, self._on_due, self._clock = on_eject, on_drained, on_due, clock
-        self._outliers = Outliers(self.rules, clock=clock)
+        self._outliers = Outliers(self.rules, clock())
         self._snapshot: Snapshot | None = None
         self._endpoints: dict[str, Endpoint] = {}
         self._memo: dict[Any, Any] = {}
@@ -80,18 +80,18 @@ class Fleet:
 
     # -- what calls say
 
-    def told(self, endpoint: Endpoint, seconds: float, outcome: Outcome) -> None:
-        """An attempt at ``endpoint`` ended after ``seconds``."""
+    def told(self, endpoint: Endpoint, seconds: float, outcome: Outcome, now: float) -> None:
+        """An attempt at ``endpoint`` ended at monotonic time ``now``, after ``seconds``."""
         if outcome is Outcome.ANSWERED:
-            due = self._outliers.add(endpoint, seconds, failed=False)
-            if endpoint.failures:
-                endpoint.failures = 0
+            endpoint.failures = 0
+            due = self._outliers.answered(endpoint, seconds, now)
         elif outcome is Outcome.FAILED:
             endpoint.failures += 1
-            due = self._outliers.add(endpoint, seconds, failed=True)
+            due = self._outliers.failed(endpoint, now)
         else:
             return
         if due:
+            self._outliers.due = now + self.rules.interval
             self._on_due(self)
 
     def hung(self, endpoint: Endpoint, seconds: float) -> None:
@@ -102,7 +102,7 @@ class Fleet:
 
     def judge(self) -> None:
         """Eject those that do worse than the others. For the control plane: it looks at every endpoint called lately."""
-        for endpoint, verdict in self._outliers.judge():
+        for endpoint, verdict in self._outliers.judge(self._clock()):
             seconds = self._outliers.sentence(endpoint.ejections + 1)
             if self.eject(endpoint, Ejection(Reason.OUTLIER, seconds)):
                 endpoint.ejections += 1
@@ -141,7 +141,7 @@ class Fleet:
             if ejection.reason is Reason.OUTLIER:
                 endpoint.failures = self.rules.consecutive - 1
             else:
-                endpoint.cost = UNMEASURED  # what it took while it was dying says nothing of it now
+                endpoint.unmeasured()  # what it took while it was dying says nothing of it now
             self._sort()
         self._tell()
 
@@ -170,7 +170,7 @@ class Fleet:
     def forked(self) -> None:
         """In a child process: forget calls in flight, ejections and a lock that the parent's threads had."""
         self._lock = threading.Lock()
-        self._outliers = Outliers(self.rules, clock=self._clock)
+        self._outliers = Outliers(self.rules, self._clock())
         for endpoint in self._endpoints.values():
             endpoint.forget()
         self._sort()

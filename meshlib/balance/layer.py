@@ -66,23 +66,24 @@ class Balance:
             response = yield from proceed(attempt)
         except AttemptError as failure:
             failure.endpoint, failure.last_resort = endpoint, last_resort
-            self._failed(endpoint, failure, self._clock() - start)
+            self._failed(endpoint, failure, start)
             attempt.close()
             raise
         except BaseException:
             attempt.close()  # a layer below may have refused before anything was sent
             raise
-        outcome = Outcome.ANSWERED if response.status_code < 400 else of_answer(response)
-        self._told(endpoint, self._clock() - start, outcome)
+        self._told(endpoint, start, Outcome.ANSWERED if response.status_code < 400 else of_answer(response))
         return response
 
-    def _told(self, endpoint: Endpoint, seconds: float, outcome: Outcome) -> None:
-        self.source.fleet.told(endpoint, seconds, outcome)
+    def _told(self, endpoint: Endpoint, start: float, outcome: Outcome) -> float:
+        now = self._clock()
+        self.source.fleet.told(endpoint, now - start, outcome, now)
         if self._observe is not None:
-            self._observe(endpoint, seconds, outcome)
+            self._observe(endpoint, now - start, outcome, now)
+        return now - start
 
-    def _failed(self, endpoint: Endpoint, failure: AttemptError, seconds: float) -> None:
-        self._told(endpoint, seconds, of_error(failure))
+    def _failed(self, endpoint: Endpoint, failure: AttemptError, start: float) -> None:
+        seconds = self._told(endpoint, start, of_error(failure))
         if isinstance(failure, (ConnectFailed, ConnectionLost)):
             self.source.fleet.eject(endpoint)
         elif isinstance(failure, AttemptTimeout) and not failure.unsent:

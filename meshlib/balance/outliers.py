@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import math
 import random
-import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from meshlib.balance.endpoint import Endpoint
 from meshlib.errors import ConfigError
 
-SAMPLES: Final = 50_000
-"""Results that may wait for the judge; beyond that the oldest are lost."""
 LONGEST: Final = 300.0
 """Seconds that no ejection exceeds."""
 SIGNIFICANT: Final = 3.0
@@ -79,75 +75,76 @@ class Tally:
         """Seconds a good answer took; there must be one."""
         return self.seconds / self.good
 
-    def add(self, seconds: float, failed: bool) -> None:
-        if failed:
-            self.failed += 1
-        else:
-            self.good += 1
-            self.seconds += seconds
-
     def __add__(self, other: Tally) -> Tally:
         return Tally(self.good + other.good, self.failed + other.failed, self.seconds + other.seconds)
 
 
-@dataclass(slots=True)
-class Recent:
-    """The latest results of one endpoint, those ``before`` included, so that what has just begun stands beside something."""
+class Recent(Tally):
+    """The latest results of one endpoint, begun at monotonic time ``since``, and those ``before``, so that what has just begun
+    stands beside something. Callers add to it without a lock: of two at once one may be lost, which statistics can bear."""
 
-    since: float
-    now: Tally = field(default_factory=Tally)
-    before: Tally = field(default_factory=Tally)
+    __slots__ = ("before", "since")
+
+    def __init__(self, since: float) -> None:
+        super().__init__()
+        self.since, self.before = since, Tally()
 
     def turn(self, now: float, rules: Rules) -> bool:
         """Begin anew after enough results, or when they are getting old; False when there have been none lately."""
         age = now - self.since
         if age >= 2 * rules.window:
             return False
-        if self.now.total >= rules.least or age >= rules.window:
-            self.before, self.now, self.since = self.now, Tally(), now
-        return self.now.total + self.before.total > 0
+        if self.total >= rules.least or age >= rules.window:
+            self.before, self.since = Tally(self.good, self.failed, self.seconds), now
+            self.good, self.failed, self.seconds = 0, 0, 0.0
+        return self.total + self.before.total > 0
 
 
 class Outliers:
-    """The results of one service's endpoints. :meth:`add` may be called by any thread, the rest by one at a time."""
+    """The results of one service's endpoints. :meth:`answered` and :meth:`failed` may be called by any thread, the rest by
+    one at a time. Times are of one monotonic clock."""
 
-    def __init__(
-        self, rules: Rules, *, clock: Callable[[], float] = time.monotonic, uniform: Callable[[], float] = random.random
-    ) -> None:
-        self.rules, self._clock, self._uniform = rules, clock, uniform
-        self._samples: deque[tuple[Endpoint, float, bool]] = deque(maxlen=SAMPLES)
-        self._recent: dict[Endpoint, Recent] = {}
-        self._last = self._forgiven = clock()
+    def __init__(self, rules: Rules, now: float, *, uniform: Callable[[], float] = random.random) -> None:
+        self.rules, self._uniform = rules, uniform
+        self._known: dict[Endpoint, Recent] = {}
+        self._forgiven = now
+        self.due = now + rules.interval if rules.share else math.inf
         self.patience = 0.0
 
-    def add(self, endpoint: Endpoint, seconds: float, *, failed: bool) -> bool:
-        """Note a result; True when it is time to judge."""
-        if not self.rules.share:
-            return False
-        self._samples.append((endpoint, seconds, failed))
-        now = self._clock()
-        soon = endpoint.failures >= self.rules.consecutive if failed else endpoint.ejections and seconds > self.patience
-        if now - self._last < (self.rules.interval / 10 if soon else self.rules.interval):
-            return False
-        self._last = now
-        return True
+    def answered(self, endpoint: Endpoint, seconds: float, now: float) -> bool:
+        """Note a good answer; True when it is time to judge."""
+        recent = endpoint.recent or self._begin(endpoint, now)
+        recent.good += 1
+        recent.seconds += seconds
+        return now >= self.due or (endpoint.ejections > 0 and seconds > self.patience and self._soon(now))
 
-    def judge(self) -> list[tuple[Endpoint, str]]:
+    def failed(self, endpoint: Endpoint, now: float) -> bool:
+        """Note a failure; True when it is time to judge."""
+        recent = endpoint.recent or self._begin(endpoint, now)
+        recent.failed += 1
+        return now >= self.due or (endpoint.failures >= self.rules.consecutive and self._soon(now))
+
+    def _soon(self, now: float) -> bool:
+        return now >= self.due - 0.9 * self.rules.interval
+
+    def _begin(self, endpoint: Endpoint, now: float) -> Recent:
+        recent = endpoint.recent = self._known[endpoint] = Recent(now)
+        return recent
+
+    def judge(self, now: float) -> list[tuple[Endpoint, str]]:
         """Who is an outlier, and why, for people to read."""
-        now, samples = self._clock(), self._samples
-        self._recent = {one: recent for one, recent in self._recent.items() if not one.retired and recent.turn(now, self.rules)}
-        for _ in range(len(samples)):
-            endpoint, seconds, failed = samples.popleft()
-            recent = self._recent.get(endpoint) or self._recent.setdefault(endpoint, Recent(now))
-            recent.now.add(seconds, failed)
-        tallies = {one: recent.now + recent.before for one, recent in self._recent.items()}
+        known = self._known.copy()  # in one step: callers add to it
+        tallies = {one: recent + recent.before for one, recent in known.items()}
         means = [tally.mean for tally in tallies.values() if tally.good]
         # A time-out that is near to what answers take says nothing; see Fleet.hung.
         self.patience = 3.0 * middle(means) if means else 0.0
-        found = list(verdicts(tallies, {one: recent.now for one, recent in self._recent.items()}, self.rules))
+        found = list(verdicts(tallies, self.rules))
         self._forgive(tallies, now)
-        for endpoint, _ in found:
-            del self._recent[endpoint]  # what it does when it is back is another matter
+        outliers = {endpoint for endpoint, _ in found}  # what they do when they are back is another matter
+        for endpoint, recent in known.items():
+            if endpoint in outliers or endpoint.retired or not recent.turn(now, self.rules):
+                endpoint.recent = None
+                self._known.pop(endpoint, None)
         return found
 
     def _forgive(self, tallies: dict[Endpoint, Tally], now: float) -> None:
@@ -164,15 +161,14 @@ class Outliers:
         return min(LONGEST, self.rules.seconds * 2.0 ** min(ejections - 1, 20)) * (0.5 + self._uniform() / 2)
 
 
-def verdicts(tallies: dict[Endpoint, Tally], latest: dict[Endpoint, Tally], rules: Rules) -> Iterator[tuple[Endpoint, str]]:
-    """Those that do worse than the rest and are not out already, each with the reason. ``latest`` is part of ``tallies``."""
+def verdicts(tallies: dict[Endpoint, Tally], rules: Rules) -> Iterator[tuple[Endpoint, str]]:
+    """Those that do worse than the rest and are not out already, each with the reason."""
     total, failed = sum(tally.total for tally in tallies.values()), sum(tally.failed for tally in tallies.values())
     means = sorted(tally.mean for tally in tallies.values() if tally.good)
     for endpoint, tally in tallies.items():
         if endpoint.ejected is None:
             others, theirs = total - tally.total, failed - tally.failed
-            reason = _fails(endpoint, tally, others, theirs, rules) or _crawls(latest[endpoint], means, rules,
-                                                                               back=endpoint.ejections > 0)  # fmt: skip
+            reason = _fails(endpoint, tally, others, theirs, rules) or _crawls(endpoint, means, rules)
             if reason:
                 yield endpoint, reason
 
@@ -188,9 +184,10 @@ def _fails(endpoint: Endpoint, tally: Tally, others: int, theirs: int, rules: Ru
     return f"{rate:.0%} of {tally.total} calls failed, of the others' {theirs / others:.0%}"
 
 
-def _crawls(latest: Tally, means: list[float], rules: Rules, *, back: bool) -> str:
+def _crawls(endpoint: Endpoint, means: list[float], rules: Rules) -> str:
     """``means`` are everybody's, in order: the median of the others is near the middle of them."""
-    if latest.good < (PROBATION if back else max(PROBATION, rules.least // 2)) or len(means) < 2:
+    latest, enough = endpoint.recent, PROBATION if endpoint.ejections else max(PROBATION, rules.least // 2)
+    if latest is None or latest.good < enough or len(means) < 2:
         return ""
     mean, usual = latest.mean, middle(means)
     if mean < rules.slow * usual or mean - usual < PERCEPTIBLE:

@@ -48,7 +48,7 @@ def state(chance: random.Random) -> Fleet:
 def _experience(known: Fleet, endpoint: Endpoint, chance: random.Random) -> None:
     endpoint.in_flight |= set(range(chance.choice((0, 0, 1, 50))))
     if chance.random() < 0.5:
-        PICKERS["peak_ewma"].observe(endpoint, chance.choice((0.0, 0.01, 100.0)), chance.choice(list(Outcome)))  # type: ignore[attr-defined]
+        PICKERS["peak_ewma"].observe(endpoint, chance.choice((0.0, 0.01, 100.0)), chance.choice(list(Outcome)), 7.0)  # type: ignore[attr-defined]
     if chance.random() < 0.4:
         known.eject(endpoint, Ejection(chance.choice(list(Reason)), 1.0))
 

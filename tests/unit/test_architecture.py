@@ -115,7 +115,7 @@ AttemptError AttemptTimeout BadRequest Body CallError CasConflict ClientError Co
 DeadlineExceeded DecodeError Forbidden GatewayTimeout Header Instance InvalidAnswer Mesh MeshError MissingExtra NoInstances
 NotFound Path PortInUse Query Registration RegistryDenied RegistryError RegistryUnavailable RegistryUrl ServerError
 ServiceUnavailable ServiceUrl Settings Snapshot Status StatusError StoreError TooManyRequests Unauthorized UnprocessableContent
-__version__ delete get head options patch post put service_client
+__version__ delete get head options patch pickers post put service_client
 """
 
 

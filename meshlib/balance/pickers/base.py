@@ -20,6 +20,6 @@ class Learner(Protocol):
 
     def __call__(self, pool: Pool) -> Choose: ...
 
-    def observe(self, endpoint: Endpoint, seconds: float, outcome: Outcome) -> None:
-        """An attempt at ``endpoint`` ended after ``seconds``. Called by any thread."""
+    def observe(self, endpoint: Endpoint, seconds: float, outcome: Outcome, now: float) -> None:
+        """An attempt at ``endpoint`` ended at monotonic time ``now``, after ``seconds``. Called by any thread."""
         ...

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
 
 from meshlib.balance.endpoint import Endpoint
 from meshlib.balance.pickers.base import Choose
@@ -20,8 +18,8 @@ QUICKEST = 1e-6
 """Seconds that no answer is said to have taken less than: logarithms end at zero."""
 EQUAL = math.log(1.25)
 """A quarter more or less is noise: between such two, chance decides. Else the last of several equals would never be called."""
-WORST = math.log(60.0)
-"""Failures double the latency up to that of a minute."""
+WORST = 60.0
+"""Seconds up to which failures double the latency."""
 
 
 class PeakEwma:
@@ -36,10 +34,10 @@ class PeakEwma:
     time / decay``. So two costs compare as they are, at any time, and a pick reads no clock. After Finagle's peak EWMA.
     """
 
-    def __init__(self, *, decay: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, decay: float = 10.0) -> None:
         if not (isinstance(decay, (int, float)) and 0 < decay < 86_400):
             raise ConfigError("PeakEwma(decay=)", f"{decay!r} is not a number of seconds below a day", example="decay=10.0")
-        self._decay, self._clock = decay, clock
+        self._decay, self._step = decay, decay / 200
 
     def __call__(self, pool: Pool) -> Choose:
         if len(pool.endpoints) == 1:
@@ -60,17 +58,23 @@ class PeakEwma:
 
         return choose
 
-    def observe(self, endpoint: Endpoint, seconds: float, outcome: Outcome) -> None:
+    def observe(self, endpoint: Endpoint, seconds: float, outcome: Outcome, now: float) -> None:
         """See :class:`~meshlib.balance.pickers.base.Learner`. Two threads at once lose one of two measurements, which does
-        no harm to an average."""
-        if outcome is not Outcome.ANSWERED and outcome is not Outcome.FAILED:
-            return
-        now = self._clock()
-        line = now / self._decay - math.log(endpoint.instance.weight or 1)
-        sunk = endpoint.cost - line  # logarithm of the average as of now
-        cost = math.log(max(seconds, QUICKEST))
-        if sunk > cost:  # else it is a peak, or the first
-            cost = math.log(math.exp(sunk) + seconds * -math.expm1((endpoint.measured - now) / self._decay))
-        if outcome is Outcome.FAILED and sunk == sunk:  # noqa: PLR0124 - it is when it is a number: measured before
-            cost = max(cost, min(sunk + math.log(2.0), WORST))
-        endpoint.cost, endpoint.measured = cost + line, now
+        no harm to an average. Nor does leaving out what comes within a two-hundredth of ``decay`` after another, and is no
+        peak: most calls of a busy client pay for no logarithm."""
+        if outcome is Outcome.ANSWERED:
+            if seconds > endpoint.latency or now - endpoint.measured > self._step:
+                self._learn(endpoint, seconds, now)
+        elif outcome is Outcome.FAILED:
+            self._learn(endpoint, max(seconds, min(2.0 * endpoint.latency * self._sunk(endpoint, now), WORST)), now)
+
+    def _sunk(self, endpoint: Endpoint, now: float) -> float:
+        return math.exp((endpoint.measured - now) / self._decay)
+
+    def _learn(self, endpoint: Endpoint, seconds: float, now: float) -> None:
+        sunk = self._sunk(endpoint, now)
+        latency = endpoint.latency * sunk  # as of now
+        # A peak, or the first, is taken as it is.
+        latency = max(seconds, QUICKEST) if seconds >= latency else latency + seconds * (1.0 - sunk)
+        endpoint.latency, endpoint.measured = latency, now
+        endpoint.cost = math.log(latency / (endpoint.instance.weight or 1)) + now / self._decay

@@ -192,7 +192,7 @@ def test_nobody_wants_any() -> None:
 @pytest.mark.parametrize("around", [Zone, SlowStart, RegistryPicks])
 def test_the_inner_picker_learns(around: Any) -> None:
     endpoint = prime(fleet("a")).endpoints[0]
-    around(PeakEwma()).observe(endpoint, 0.01, Outcome.ANSWERED)
+    around(PeakEwma()).observe(endpoint, 0.01, Outcome.ANSWERED, 5.0)
     assert endpoint.measured > 0
     assert not hasattr(around(round_robin), "observe")
 

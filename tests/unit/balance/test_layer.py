@@ -126,8 +126,8 @@ class Learning:
         self.made += 1
         return in_turn(pool)
 
-    def observe(self, endpoint: Endpoint, seconds: float, outcome: Outcome) -> None:
-        assert seconds >= 0
+    def observe(self, endpoint: Endpoint, seconds: float, outcome: Outcome, now: float) -> None:
+        assert now >= seconds >= 0
         self.told.append((endpoint.instance.id, outcome))
 
 

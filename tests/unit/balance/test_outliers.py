@@ -46,7 +46,7 @@ class World:
                 if number < len(each):
                     seconds = each[number]
                     outcome = Outcome.FAILED if seconds is None else Outcome.ANSWERED
-                    self.fleet.told(self[name], 0.01 if seconds is None else seconds, outcome)
+                    self.fleet.told(self[name], 0.01 if seconds is None else seconds, outcome, self.clock())
             self.clock.advance(0.1)
 
     def well(self, names: str, times: int = 30) -> dict[str, list[float | None]]:
@@ -178,7 +178,7 @@ def test_without_panic_the_rest_carries_it_alone() -> None:
 
 def test_sentences_double_with_jitter_and_end_somewhere() -> None:
     for uniform in (0.0, 1.0):
-        outliers = Outliers(Rules(seconds=10.0), clock=FakeClock(), uniform=lambda: uniform)  # noqa: B023
+        outliers = Outliers(Rules(seconds=10.0), 0.0, uniform=lambda: uniform)  # noqa: B023
         full = [10.0, 20.0, 40.0, 80.0, 160.0, LONGEST, LONGEST]
         assert [outliers.sentence(number) for number in range(1, 8)] == [each * (0.5 + uniform / 2) for each in full]
         assert outliers.sentence(10**9) <= LONGEST
@@ -233,7 +233,7 @@ def test_who_is_gone_is_forgotten() -> None:
     world.results(**world.well("abcde"))
     update(world.fleet, *"bcde")
     world.results(**world.well("bcde"))
-    assert {one.instance.id for one in world.fleet._outliers._recent} == set("bcde")
+    assert {one.instance.id for one in world.fleet._outliers._known} == set("bcde")
 
 
 # -- hung ones, through the layer

@@ -111,6 +111,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "meshlib.balance": "pickers",
     "meshlib.client": "Body Header Path Query delete get head options patch post put service_client",
     "meshlib.errors": (
         "AttemptError AttemptTimeout BadRequest CallError CasConflict ClientError ConfigError Conflict "
@@ -128,12 +129,10 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split
 
 
 def __getattr__(name: str) -> Any:
-    if name == "pickers":
-        return import_module("meshlib.balance.pickers")
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module 'meshlib' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(home), name)
+    value = globals()[name] = import_module(f"{home}.{name}") if name == "pickers" else getattr(import_module(home), name)
     return value
 
 

@@ -81,7 +81,7 @@ async def trespass(backend: Backend) -> None:
     except RegistryUnavailable as problem:
         say("child reads", problem)
     try:
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(1):
             say("child writes", await backend.registry.heartbeat(instance("parent"), 30))
     except (RegistryUnavailable, TimeoutError) as problem:
         say("child writes", type(problem).__name__, problem)

@@ -111,7 +111,7 @@ async def test_etcd_state_lost_behind_a_watch_that_believes_every_store(
         test_etcd.swapped(etcd, backend, "behind") as watch,
     ):
         with pytest.raises(TimeoutError):  # it waits for a revision that is long in coming
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(1):
                 await anext(watch)
 
 
@@ -267,7 +267,7 @@ async def test_local_connections_used_by_a_forked_child(start: Start) -> None:
 
 
 async def test_local_connections_closed_by_forked_children(start: Start) -> None:
-    said = await test_local.line(start("orphans", 3, without="abandoning"))
+    said = await test_local.line(start("orphans", 2, without="abandoning"))
     assert re.fullmatch(r"hang: [1-9]\d*", said)  # some 35 of 100 on two cores
 
 

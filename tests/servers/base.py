@@ -74,14 +74,10 @@ class Server:
         """True when it serves."""
         raise NotImplementedError
 
-    def launch(self) -> None:
-        """Start without waiting: a server of a cluster without a leader never becomes ready."""
-        with (self.data / "log").open("ab") as log:
-            self.process = subprocess.Popen([*self.within, *self.command()], stdout=log, stderr=log, start_new_session=True)
-
     def start(self) -> None:
         """Start and wait until it serves."""
-        self.launch()
+        with (self.data / "log").open("ab") as log:
+            self.process = subprocess.Popen([*self.within, *self.command()], stdout=log, stderr=log, start_new_session=True)
         eventually(self._up, within=30, what=f"{self.name} is ready; log: {self.data / 'log'}")
 
     def _up(self) -> bool:

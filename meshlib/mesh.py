@@ -78,6 +78,7 @@ class Mesh:
         self._views: weakref.WeakValueDictionary[ServiceUrl, View] = weakref.WeakValueDictionary()
         self._registrations: list[Registration] = []
         self._lock = threading.Lock()
+        self._closing = False
         self._default_picker = named(self.settings.picker, source=self.settings.sources.get("picker", "default"))
         self._here = Here(self.settings.zone, f"{self.settings.service}@{socket.gethostname()}:{self.settings.port}")
         self._rules = Rules(
@@ -178,13 +179,22 @@ class Mesh:
     # -- lifecycle
 
     def close(self) -> None:
-        """Close registrations (see :meth:`Registration.close`), the control plane and connections. It can be used again."""
+        """Close registrations (see :meth:`Registration.close`), the control plane and connections. It can be used again.
+        Calls made meanwhile go on with what is known; a second close meanwhile returns at once."""
+        self._check_pid()
         for registration in list(self._registrations):
             registration.close()
-        self._worker.stop(last=self._close_backend)  # after whoever uses it
-        self._probes = self._make_probes()
-        for view in list(self._views.values()):
-            view.abandon()
+        with self._lock:
+            if self._closing:
+                return
+            self._closing = True  # until nothing of the old control plane is left, nobody begins to follow
+        try:
+            self._worker.stop(last=self._close_backend)  # after whoever uses it
+            self._probes = self._make_probes()
+            for view in self._all_views():
+                view.close()
+        finally:
+            self._closing = False
         self._engine.close()
         self._async_engine.close()
 
@@ -240,13 +250,18 @@ class Mesh:
                 view = self._views[service] = View(service, fleet, self._follow, timeout=timeout)
             return view
 
+    def _all_views(self) -> list[View]:
+        with self._lock:
+            return list(self._views.values())
+
     def _follow(self, view: View) -> None:
         self._check_pid()
         with self._lock:
-            if view.followed:
+            if view.followed or self._closing:
                 return
-            view.begin()
-        self._worker.report(lambda: Follower(view, self._surroundings()).run())
+            epoch = view.begin()
+            # Under the lock: what has begun before closing does is stopped by it.
+            self._worker.report(lambda: Follower(view, self._surroundings(), epoch).run())
 
     def _surroundings(self) -> Surroundings:
         settings = self.settings
@@ -296,7 +311,8 @@ class Mesh:
         self._probes = self._make_probes()
         self._registrations = []
         self.in_flight.forked()
-        for view in list(self._views.values()):
+        self._closing = False
+        for view in self._all_views():
             view.abandon()
 
 

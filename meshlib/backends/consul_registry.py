@@ -132,7 +132,7 @@ class ConsulRegistry:
         """The leader's answer instead of the ``old`` one.
 
         Without it, unavailable: our caller keeps the list it has, and knows its age. Only where it has none yet the old
-        answer is better than nothing, unless it is empty: servers that have just started know nothing yet.
+        answer is better than nothing, unless it is empty: a server that was left behind may not have heard of the service.
         """
         if old.behind < float("inf"):
             with suppress(RegistryUnavailable):

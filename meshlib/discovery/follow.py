@@ -55,10 +55,10 @@ class Surroundings:
 
 
 class Follower:
-    """Follows one view until nobody has read it for ``MESH_WATCH_IDLE`` seconds."""
+    """Follows one view, in an ``epoch`` of it, until nobody has read it for ``MESH_WATCH_IDLE`` seconds."""
 
-    def __init__(self, view: View, around: Surroundings) -> None:
-        self.view, self.around = view, around
+    def __init__(self, view: View, around: Surroundings, epoch: int) -> None:
+        self.view, self.around, self.epoch = view, around, epoch
         self._changed = asyncio.Event()
         self._suspects = asyncio.Event()
         self._looked_at_disk = False
@@ -71,12 +71,10 @@ class Follower:
         try:
             await self._follow()
         finally:
-            view.live, view.problem = False, "it is not watched at the moment"
             for side in sides:
                 side.cancel()
             await asyncio.gather(*sides, return_exceptions=True)
-            view.settle()
-            view.followed = False
+            view.end(self.epoch)
         if self._idle():
             view.fleet.rest()
         else:  # a call came just before: it saw a view that was still followed

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 
 from meshlib.balance.fleet import Fleet
 from meshlib.discovery.merge import Known
@@ -23,7 +24,8 @@ FRESH = 60.0
 class View:
     """What this process knows of one service. Calls read it; only the control plane writes it.
 
-    ``live`` is true while a registry's watch is healthy; ``problem`` says why it is not.
+    ``live`` is true while a registry's watch is healthy; ``problem`` says why it is not. ``epoch`` counts its followers, of
+    which there is one while it is ``followed``, and only then is there anything to wait for: ``first`` is done otherwise.
     """
 
     def __init__(
@@ -41,9 +43,10 @@ class View:
         self.live = False
         self.problem = ""
         self.followed = False
+        self.epoch = 0
         self._start, self._timeout, self._clock, self._wall = start, timeout, clock, wall
         self.last_read = clock()
-        self.first: Future[None] = Future()
+        self.first = _done()
         self._pid = os.getpid()
 
     @property
@@ -77,24 +80,45 @@ class View:
 
     def settle(self) -> None:
         """Let the first callers go on, with or without a list."""
-        if not self.first.done():
+        with suppress(InvalidStateError):  # they have gone
             self.first.set_result(None)
 
-    def begin(self) -> None:
-        """It is followed from now on. Callers wait again for the first list where the last attempt brought none, and give the
-        registry its moment where what is known is from before nobody called: addresses may have been given to others since."""
-        self.followed = True
+    def begin(self) -> int:
+        """It is followed from now on, in the epoch that is returned. Callers wait again for the first list where the last
+        attempt brought none, and give the registry its moment where what is known is from before nobody called: addresses
+        may have been given to others since."""
         if self.first.done() and (self.known is None or self.known.snapshot.age(self._wall()) > FRESH):
-            self.first = Future()
+            self.first = Future()  # before it is seen as followed: who sees that, waits for this one
+        self.epoch += 1
+        self.followed = True
+        return self.epoch
+
+    def end(self, epoch: int) -> None:
+        """It is not followed any more, says its follower of ``epoch``. One that was abandoned and ends late says nothing: it
+        may be another that follows now."""
+        if epoch == self.epoch:
+            self.live, self.problem = False, "it is not watched at the moment"
+            self.settle()
+            self.followed = False
+
+    def close(self) -> None:
+        """The mesh was closed: let go who still waits, then :meth:`abandon`."""
+        self.settle()
+        self.abandon()
 
     def abandon(self) -> None:
         """Nothing follows it any more (the mesh was closed, or this is a child process): keep what is known, have it followed
         again on the next call. Nobody probes what was ejected, so it is trusted again."""
+        self.epoch += 1
         self._pid, self.followed, self.live = os.getpid(), False, False
-        self.first = Future()
-        if self.known is not None:
-            self.settle()
+        self.first = _done()  # another one: in a child process, a thread of the parent may have held its lock
         self.fleet.forked()
+
+
+def _done() -> Future[None]:
+    future: Future[None] = Future()
+    future.set_result(None)
+    return future
 
 
 def differ(before: Known, now: Known) -> bool:

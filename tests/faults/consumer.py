@@ -1,7 +1,7 @@
 """A consumer of "orders" for the fault tests, as a process of its own:
 
     python -m tests.faults.consumer [--kind sync|async|cacheless] [--rate 100] [--tasks 4] [--delay ms] [--post] [--picker NAME]
-                                    [--without suspects|ejection|failover …]
+                                    [--without suspects|ejection|failover|identity …]
 
 It calls at ``rate`` per second in all and answers each line ``report`` on standard input with one line of JSON: what it has
 seen so far. Times are of the monotonic clock, which all processes of a machine share. ``--without`` takes a defence away,
@@ -26,6 +26,7 @@ import httpx2
 
 from meshlib import AttemptError, MeshError, NoInstances, ServiceUrl, Snapshot, Status, get, post, service_client
 from meshlib.backends import open_backend
+from meshlib.backends.local_db import Database
 from meshlib.balance.fleet import Fleet
 from meshlib.discovery import follow
 from meshlib.discovery.merge import Known
@@ -136,6 +137,8 @@ def switch_off(defence: str) -> None:
     match defence:
         case "suspects":
             setattr(follow, "merge", believe)  # noqa: B010 - it is not the module's own name
+        case "identity":  # of the local registry's file
+            Database._usable = lambda self: self._handle  # type: ignore[method-assign]
         case "ejection":
             Fleet.eject = keep  # type: ignore[assignment, method-assign]
         case "failover":

@@ -1,6 +1,8 @@
-"""A process that shares the local registry: ``python -m tests.integration.local_process MODE PATH [ARGUMENTS]``.
+"""A process that shares the local registry:
 
-Each mode prints a line once it stands where the test wants it.
+    python -m tests.integration.local_process --without=[transactions|pids|abandoning] MODE PATH [ARGUMENTS]
+
+Each mode prints a line once it stands where the test wants it. ``--without`` takes a defence away, for the negative controls.
 """
 
 from __future__ import annotations
@@ -8,12 +10,16 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 import sqlite3
 import sys
 import threading
 import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-from meshlib.backends import Backend, open_backend
+from meshlib.backends import Backend, local_db, local_file, open_backend
 from meshlib.errors import RegistryUnavailable
 from meshlib.model import Instance, ServiceUrl
 from meshlib.settings import Settings
@@ -30,6 +36,12 @@ def say(*words: object) -> None:
 async def register(backend: Backend, name: str) -> None:
     await backend.registry.register(instance(name), 30)
     say("registered", time.monotonic())
+
+
+async def stay(backend: Backend, name: str) -> None:
+    """Register, then keep the file open and do nothing more."""
+    await register(backend, name)
+    await asyncio.sleep(60)
 
 
 async def beat(backend: Backend, prefix: str, count: str, rounds: str) -> None:
@@ -62,6 +74,37 @@ async def hold(backend: Backend) -> None:
     await backend.registry.database.write(change)  # type: ignore[attr-defined]
 
 
+async def trespass(backend: Backend) -> None:
+    """Read and write with a backend that is the parent's, and say what came of it."""
+    try:
+        say("child reads", [one.id for one in (await backend.registry.fetch(ServiceUrl("orders"))).instances])
+    except RegistryUnavailable as problem:
+        say("child reads", problem)
+    try:
+        async with asyncio.timeout(1):
+            say("child writes", await backend.registry.heartbeat(instance("parent"), 30))
+    except (RegistryUnavailable, TimeoutError) as problem:
+        say("child writes", type(problem).__name__, problem)
+
+
+class Autocommit(local_file.Connection):
+    """A connection whose every statement counts at once."""
+
+    def execute(self, statement: str, *arguments: Any) -> sqlite3.Cursor:
+        return super().execute("SELECT 1" if statement == "BEGIN IMMEDIATE" else statement, *arguments)
+
+
+def switch_off(defence: str) -> None:
+    """Take one defence of the library away."""
+    match defence:
+        case "transactions":
+            local_file.Connection = Autocommit  # type: ignore[misc]
+        case "abandoning":
+            local_file._abandon = lambda: None
+        case "pids":
+            local_db.os = SimpleNamespace(getpid=lambda: 1)  # type: ignore[assignment]
+
+
 def fork(path: str) -> None:
     """Fork while a loop in another thread, as the control plane's, has the backend open; the child tries to use it, drops
     it, and ends as Python does."""
@@ -71,10 +114,7 @@ def fork(path: str) -> None:
     asyncio.run_coroutine_threadsafe(backend.registry.register(instance("parent"), 30), loop).result(10)
     child = os.fork()
     if child == 0:
-        try:
-            asyncio.run(backend.registry.fetch(ServiceUrl("orders")))
-        except RegistryUnavailable as problem:
-            say("child:", problem)
+        asyncio.run(trespass(backend))
         del backend
         gc.collect()
         sys.exit(0)
@@ -84,14 +124,41 @@ def fork(path: str) -> None:
     say("parent:", still, "child:", os.waitstatus_to_exitcode(status))
 
 
+def orphans(path: str, patience: str) -> None:
+    """Fork a hundred times while threads are inside SQLite, whose mutexes a child inherits as they are; each child drops a
+    connection that no thread uses. Print how many have not ended after ``patience`` seconds."""
+    busy, idle = (local_file.open_file(Path(path), timeout=2) for _ in range(2))
+    for connection, statement in ((busy.writer, "UPDATE meta SET revision = 1"), (busy.reader, "SELECT * FROM meta")):
+        threading.Thread(target=repeat, args=(connection, statement), daemon=True).start()
+    children = []
+    for _ in range(100):
+        children.append(os.fork())
+        if children[-1] == 0:
+            signal.alarm(int(patience))  # Python's own handlers would wait as long as SQLite does
+            del idle
+            gc.collect()
+            os._exit(0)
+    say("hang:", [os.waitpid(child, 0)[1] for child in children].count(signal.SIGALRM))
+
+
+def repeat(connection: sqlite3.Connection, statement: str) -> None:
+    while True:
+        connection.execute(statement).fetchall()
+
+
 async def main(mode: str, path: str, *arguments: str) -> None:
     backend = open_backend(Settings(registry=f"local://{path}"))
-    await {"register": register, "beat": beat, "keep": keep, "hold": hold}[mode](backend, *arguments)
+    modes = {"register": register, "stay": stay, "beat": beat, "keep": keep, "hold": hold}
+    await modes[mode](backend, *arguments)
     await backend.close()
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "fork":
-        fork(sys.argv[2])
-    else:
-        asyncio.run(main(*sys.argv[1:]))
+    switch_off(sys.argv[1].removeprefix("--without="))
+    match sys.argv[2:]:
+        case ["fork", path]:
+            fork(path)
+        case ["orphans", path, patience]:
+            orphans(path, patience)
+        case arguments:
+            asyncio.run(main(*arguments))

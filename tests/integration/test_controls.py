@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from meshlib.backends import etcd_watch, local_file
+from meshlib.backends import consul_http, etcd_watch, local_db, local_file
+from meshlib.backends.consul_registry import Answer, ConsulRegistry
+from meshlib.backends.etcd import EtcdRegistry
 from meshlib.backends.etcd_gateway import Gateway
+from meshlib.backends.etcd_wire import Line, Watched
 from meshlib.backends.local import LocalRegistry
 from meshlib.backends.local_db import Database
 from meshlib.errors import RegistryDenied, RegistryUnavailable
+from meshlib.model import Instance
 from tests.conformance.watching import Watching, ids
 from tests.integration import test_consul, test_etcd, test_local
 from tests.integration.test_local import Start
@@ -63,6 +69,67 @@ async def test_etcd_restarted_and_not_watched_again(etcd: EtcdServer) -> None:
                 await watching.until(lambda listing: ids(listing) == ["a", "b"])
 
 
+async def trusting(self: EtcdRegistry, one: Instance, _: float) -> bool:
+    """A heartbeat that takes any answer of status 200 for a yes."""
+    await self.gateway.keepalive(self._leases[self._key(one)])
+    return True
+
+
+async def test_etcd_state_lost_and_the_heartbeat_trusts(etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EtcdRegistry, "heartbeat", trusting)
+    async with test_etcd.opened(etcd.settings()) as backend:
+        await backend.registry.register(test_etcd.instance(), 30)
+        etcd.kill()
+        etcd.wipe()
+        etcd.start()
+        assert await backend.registry.heartbeat(test_etcd.instance(), 30) is True
+        assert ids(await backend.registry.fetch(test_etcd.ORDERS)) == []
+
+
+async def test_etcd_lease_lost_and_the_heartbeat_trusts(etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EtcdRegistry, "heartbeat", trusting)
+    async with test_etcd.opened(etcd.settings()) as backend:
+        await backend.registry.register(test_etcd.instance(), 30)
+        etcd.call("/v3/lease/revoke", ID=etcd.call("/v3/lease/leases")["leases"][0]["ID"])
+        assert await backend.registry.heartbeat(test_etcd.instance(), 30) is True
+        assert ids(await backend.registry.fetch(test_etcd.ORDERS)) == []
+
+
+async def test_etcd_state_lost_behind_a_watch_that_believes_every_store(
+    etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked = Gateway._checked
+
+    def far_ahead(self: Gateway, host: str, line: Line) -> Watched:
+        answer = checked(self, host, line)
+        answer.header.revision = 1_000_000
+        return answer
+
+    monkeypatch.setattr(Gateway, "_checked", far_ahead)
+    async with (
+        test_etcd.opened(etcd.settings(options="?wait=14")) as backend,
+        test_etcd.swapped(etcd, backend, "behind") as watch,
+    ):
+        with pytest.raises(TimeoutError):  # it waits for a revision that is long in coming
+            async with asyncio.timeout(1):
+                await anext(watch)
+
+
+async def test_etcd_state_lost_behind_a_watch_that_takes_silence_for_a_yes(
+    etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unasked(self: Any) -> etcd_watch.Change:
+        return etcd_watch.Change(self.revision, {})
+
+    monkeypatch.setattr(etcd_watch._Known, "confirm", unasked)
+    async with (
+        test_etcd.opened(etcd.settings(options=test_etcd.FAST)) as backend,
+        test_etcd.swapped(etcd, backend, "ahead") as watch,
+    ):
+        for _ in range(3):
+            assert ids(await anext(watch)) == ["a"]  # confirmed again and again, and gone
+
+
 async def test_etcd_frozen_and_not_asked(etcd: EtcdServer) -> None:
     async with test_etcd.opened(etcd.settings(options="?wait=14")) as backend:
         async with Watching(backend.registry.watch(test_etcd.ORDERS)) as watching:
@@ -82,6 +149,39 @@ async def test_etcd_token_expired_and_we_log_in_no_more(etcd: EtcdServer, monkey
         await asyncio.sleep(2.5)  # the server looks for expired tokens every second
         with pytest.raises(RegistryDenied):
             await backend.registry.heartbeat(test_etcd.instance(), 30)
+
+
+async def test_consul_state_lost_and_the_heartbeat_trusts(consul: ConsulServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with test_consul.opened(consul.url) as backend:
+        await backend.registry.register(test_consul.ONE, 30)
+        known = await backend.registry._definition(test_consul.ONE)  # type: ignore[attr-defined]
+
+        async def remembered(*_: object) -> dict[str, Any]:
+            return known
+
+        monkeypatch.setattr(ConsulRegistry, "_definition", remembered)
+        consul.kill()
+        consul.wipe()
+        await asyncio.to_thread(consul.start)
+        assert await backend.registry.heartbeat(test_consul.ONE, 30) is False  # the check is gone, too, and Consul says so:
+        monkeypatch.setattr(consul_http, "_UNKNOWN", ())
+        for _ in range(3):
+            with pytest.raises(RegistryUnavailable, match="500"):  # with a status that reads as "try again later", for ever
+                await backend.registry.heartbeat(test_consul.ONE, 30)
+        assert ids(await backend.registry.fetch(test_consul.ORDERS)) == []
+
+
+async def test_consul_quorum_lost_and_any_answer_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def taken(_self: ConsulRegistry, _reader: object, old: Answer) -> Answer:
+        return old
+
+    monkeypatch.setattr(ConsulRegistry, "_fresh", taken)
+    async with test_consul.left_behind() as (server, told):
+        await asyncio.sleep(2)  # its ttl: it has expired, and nobody can write that down
+        async with test_consul.opened(server.url) as newcomer:
+            for _ in range(3):
+                assert ids(await told.registry.fetch(test_consul.ORDERS)) == ["orders-1"]  # as if it had not expired
+                assert ids(await newcomer.registry.fetch(test_consul.LATE)) == []  # as if nobody were there
 
 
 async def test_consul_agent_killed_with_no_other_named(consul: ConsulServer) -> None:
@@ -119,6 +219,56 @@ async def test_local_writer_stopped_and_writes_have_no_deadline(start: Start, pa
     writer.wait()
     assert await write
     await registry.close()
+
+
+async def test_local_writer_killed_in_the_middle_of_no_transaction(start: Start, path: Path) -> None:
+    registry = LocalRegistry(Database(path))
+    await registry.register(test_local.instance("kept"), 30)
+    writer = start("hold", without="transactions")
+    assert await test_local.line(writer) == "holding"
+    writer.kill()
+    writer.wait()
+    assert ids(await registry.fetch(test_local.ORDERS)) == []  # what the dead one had not finished
+    assert await registry.heartbeat(test_local.instance("kept"), 30) is False
+    await registry.close()
+
+
+async def test_local_file_deleted_and_its_identity_not_looked_at(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (local_file, local_db):
+        monkeypatch.setattr(module, "identity", lambda _: (0, 0))
+    believer, newcomer = LocalRegistry(Database(path)), LocalRegistry(Database(path))
+    await believer.register(test_local.instance("kept"), 30)
+    for each in list(path.parent.iterdir()):
+        each.unlink()
+    for _ in range(3):
+        assert await believer.heartbeat(test_local.instance("kept"), 30) is True  # in a file that nobody can open any more
+        assert ids(await newcomer.fetch(test_local.ORDERS)) == []
+    for registry in (believer, newcomer):
+        await registry.close()
+
+
+async def test_local_file_deleted_and_its_log_left(start: Start, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_file, "_companions", lambda _: [])
+    other = start("stay", "other")  # a process that has not noticed yet, and has the log and its index open
+    assert (await test_local.line(other)).startswith("registered")
+    path.unlink()
+    registry = LocalRegistry(Database(path))
+    for _ in range(3):
+        with pytest.raises(RegistryUnavailable, match="I/O error"):
+            await registry.fetch(test_local.ORDERS)
+    await registry.close()
+
+
+async def test_local_connections_used_by_a_forked_child(start: Start) -> None:
+    process = start("fork", without="pids")
+    assert await test_local.line(process) == "child reads ['parent']"  # through its parent's connection
+    assert await test_local.line(process) == "child writes TimeoutError"  # the thread for it is only in the parent
+    assert await test_local.line(process) == "parent: True child: 0"
+
+
+async def test_local_connections_closed_by_forked_children(start: Start) -> None:
+    said = await test_local.line(start("orphans", 2, without="abandoning"))
+    assert re.fullmatch(r"hang: [1-9]\d*", said)  # some 35 of 100 on two cores
 
 
 async def test_local_file_damaged_and_not_quarantined(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,25 @@ async def followed(backend: Backend) -> AsyncIterator[Listing]:
         await asyncio.sleep(0.05)
 
 
+@asynccontextmanager
+async def swapped(server: EtcdServer, backend: Backend, store: str) -> AsyncIterator[AsyncIterator[Listing]]:
+    """A watch that has listed ``a`` and is not open while ``server`` loses everything: the next thing it does is to open on a
+    new store, whose revision is ``behind`` or ``ahead`` of the old one's. No connection breaks under it."""
+    for number in range(20):
+        server.put("elsewhere", str(number))
+    await backend.registry.register(instance(), 30)
+    watch = aiter(backend.registry.watch(ORDERS))
+    assert ids(await anext(watch)) == ["a"]
+    server.kill()
+    server.wipe()
+    server.start()
+    for number in range(40 if store == "ahead" else 1):
+        server.put("elsewhere", str(number))
+    async with asyncio.timeout(10):
+        yield watch
+    await watch.aclose()  # type: ignore[attr-defined]
+
+
 class Proxy:
     """Forwards to a server; can cut its connections, or go deaf so that they stay open and carry nothing more."""
 
@@ -114,8 +133,6 @@ class TestSurviving:
                 await watching.until(lambda listing: ids(listing) == ["a", "b"])
 
     async def test_all_state_lost(self, server: EtcdServer) -> None:
-        for number in range(20):
-            server.put("elsewhere", str(number))  # so that the new store's revision is behind for a while
         async with opened(server.settings()) as backend:
             await backend.registry.register(instance(), 30)
             async with Watching(followed(backend)) as watching:
@@ -128,6 +145,15 @@ class TestSurviving:
                 await backend.registry.register(instance(), 30)
                 await watching.until(lambda listing: ids(listing) == ["a"])
                 assert await backend.registry.heartbeat(instance(), 30) is True
+
+    @pytest.mark.parametrize("store", ["behind", "ahead"])
+    async def test_all_state_lost_while_a_watch_is_not_open(self, server: EtcdServer, store: str) -> None:
+        async with opened(server.settings(options=FAST)) as backend, swapped(server, backend, store) as watch:
+            if store == "ahead":
+                assert ids(await anext(watch)) == []
+            else:
+                with pytest.raises(RegistryUnavailable, match="has not reached the revision"):
+                    await anext(watch)
 
     async def test_a_watch_fails_at_once_when_its_connection_is_cut(self, server: EtcdServer) -> None:
         async with (

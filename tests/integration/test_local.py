@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import sqlite3
 import subprocess
@@ -39,11 +40,12 @@ async def backend(path: Path) -> AsyncIterator[Backend]:
 
 @pytest.fixture
 def start(path: Path) -> Iterator[Start]:
-    """Start a process in a mode of local_process; all of them are gone at the end."""
+    """Start a process in a mode of local_process, ``without`` one of the defences; all of them are gone at the end."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(mode: str, *arguments: object) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "tests.integration.local_process", mode, str(path), *map(str, arguments)]
+    def start(mode: str, *arguments: object, without: str = "") -> subprocess.Popen[str]:
+        module = ["-m", "tests.integration.local_process", f"--without={without}"]
+        command = [sys.executable, *module, mode, str(path), *map(str, arguments)]
         started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
         return started[-1]
 
@@ -161,7 +163,12 @@ async def test_eight_processes_create_register_and_heartbeat_at_once(start: Star
 
 async def test_a_forked_child_cannot_use_or_harm_the_connections(start: Start, backend: Backend) -> None:
     process = start("fork")
-    assert "open a backend of its own after a fork" in await line(process)
+    for what in ("child reads", "child writes"):
+        assert re.match(f"{what}.* open a backend of its own after a fork", await line(process))
     assert await line(process) == "parent: True child: 0"
     assert process.wait(10) == 0
     assert ids(await backend.registry.fetch(ORDERS)) == ["parent"]
+
+
+async def test_forked_children_end_whatever_the_threads_of_their_parent_were_at(start: Start) -> None:
+    assert await line(start("orphans", 15)) == "hang: 0"

@@ -23,6 +23,9 @@ import pytest
 from meshlib import ConfigError, Mesh, MissingExtra, PortInUse, ServiceUrl, Settings, get, service_client
 from meshlib import mesh as module
 from meshlib.backends import memory
+from meshlib.discovery.follow import Follower
+from meshlib.discovery.view import View
+from meshlib.flow import Wait
 from meshlib.model import Instance, Status
 
 
@@ -467,6 +470,133 @@ def test_closing_trusts_again_whom_nobody_probes_any_more(mesh: Mesh, settings: 
     assert not fleet.tiers.prime
     mesh.close()
     assert [endpoint.instance for endpoint in fleet.tiers.prime] == [made]
+
+
+class Followers:
+    """Notes in ``most`` how many followed a view at the same time, and in ``now`` how many do."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = self.most = 0
+        run = Follower.run
+
+        async def counted(follower: Follower) -> None:
+            self.now += 1
+            self.most = max(self.most, self.now)
+            try:
+                await run(follower)
+            finally:
+                self.now -= 1
+
+        monkeypatch.setattr(Follower, "run", counted)
+
+
+class NoLock:
+    """Takes the place of a lock, and keeps nobody out."""
+
+    def __enter__(self) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
+class Contended(NoLock):
+    """A lock that counts who had to wait for it."""
+
+    def __init__(self) -> None:
+        self.lock, self.waited = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        if not self.lock.acquire(blocking=False):
+            self.waited += 1
+            self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+
+
+def never_closing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a mesh not know that it is being closed."""
+    monkeypatch.setattr(Mesh, "_closing", property(lambda _: False, lambda *_: None), raising=False)
+
+
+@pytest.mark.parametrize("control", [False, True], ids=["", "control: it does not know that it is being closed"])
+def test_a_call_while_the_mesh_is_being_closed(mesh: Mesh, monkeypatch: pytest.MonkeyPatch, control: bool) -> None:
+    """It comes after the worker has stopped, and before the views know: from another thread, but that makes no difference."""
+    if control:
+        never_closing(monkeypatch)
+    followers, stop = Followers(monkeypatch), mesh._worker.stop
+
+    def met(**options: Any) -> None:
+        stop(**options)
+        mesh.prefetch("orders")
+
+    mesh.prefetch("orders")
+    eventually(lambda: mesh.view("orders").live)
+    orders = mesh.view("orders")  # held, as by a client
+    with monkeypatch.context() as closing:
+        closing.setattr(mesh._worker, "stop", met)
+        mesh.close()
+    mesh.prefetch("orders")
+    eventually(lambda: orders.live)
+    assert followers.most == (2 if control else 1)
+
+
+@pytest.mark.parametrize("control", [False, True], ids=["", "control: without the lock"])
+def test_the_mesh_is_closed_while_a_call_begins_to_follow(mesh: Mesh, monkeypatch: pytest.MonkeyPatch, control: bool) -> None:
+    """Between marking the view as followed and starting its follower, another thread closes as far as it can."""
+    followers, report, lock = Followers(monkeypatch), mesh._worker.report, Contended()
+    mesh._lock = NoLock() if control else lock  # type: ignore[assignment]
+    closer = threading.Thread(target=mesh.close)
+
+    def met(work: Any) -> None:
+        closer.start()
+        eventually(lambda: lock.waited > 0 or not closer.is_alive())
+        report(work)
+
+    orders = mesh.view("orders")
+    with monkeypatch.context() as beginning:
+        beginning.setattr(mesh._worker, "report", met)
+        orders.attend()
+    closer.join(10)
+    orders.attend()
+    eventually(lambda: orders.live and followers.now == followers.most)
+    assert followers.most == (2 if control else 1)
+
+
+@pytest.mark.parametrize("control", [False, True], ids=["", "control: nobody lets them go"])
+def test_closing_lets_waiting_callers_go(mesh: Mesh, monkeypatch: pytest.MonkeyPatch, control: bool) -> None:
+    """Even where the follower that they wait for was cancelled before its first step."""
+    if control:
+        monkeypatch.setattr(View, "settle", lambda _: None)
+    monkeypatch.setattr(mesh._worker, "report", lambda _: None)
+    orders = mesh.view("orders")
+    wait = orders.attend()
+    assert wait is not None
+    mesh.close()
+    assert wait.future.done() is not control
+
+
+@pytest.mark.parametrize("control", [False, True], ids=["", "control: it does not know that it is being closed"])
+def test_nobody_waits_for_what_is_not_followed(mesh: Mesh, monkeypatch: pytest.MonkeyPatch, control: bool) -> None:
+    if control:
+        never_closing(monkeypatch)
+    waits: list[Wait | None] = []
+    monkeypatch.setattr(mesh._worker, "report", lambda _: None)
+    with monkeypatch.context() as closing:
+        closing.setattr(mesh._worker, "stop", lambda **_: waits.append(mesh.view("new").attend()))
+        mesh.close()
+    assert (waits == [None]) is not control
+
+
+def test_closing_from_two_threads_at_once(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    stops: list[str] = []
+
+    def stop(**_: object) -> None:
+        stops.append("stopped")
+        mesh.close()  # another thread's
+
+    with monkeypatch.context() as closing:
+        closing.setattr(mesh._worker, "stop", stop)
+        mesh.close()
+    assert stops == ["stopped"]
 
 
 def test_a_child_process_starts_afresh(mesh: Mesh, settings: Settings) -> None:

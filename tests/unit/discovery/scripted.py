@@ -131,8 +131,7 @@ class World:
         return self.clock() - 1000.0
 
     def follow(self, view: View) -> None:
-        view.begin()
-        self.followers.append(asyncio.create_task(Follower(view, self.around).run()))
+        self.followers.append(asyncio.create_task(Follower(view, self.around, view.begin()).run()))
 
     @property
     def shown(self) -> str | None:

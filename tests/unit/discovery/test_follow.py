@@ -596,6 +596,19 @@ def test_a_fork_keeps_what_is_known_and_follows_afresh() -> None:
     play(World(Scripted([listed("a")], [listed("a")])), story)
 
 
+def test_a_follower_that_ends_late_ends_no_other() -> None:
+    """Its thread was stuck when the mesh was closed, say."""
+    view = View(ORDERS, Fleet(ORDERS), lambda view: None, timeout=5.0)
+    first = view.begin()
+    view.close()
+    second = view.begin()
+    wait = view.attend()
+    view.end(first)
+    assert (view.followed, wait is not None and wait.future.done()) == (True, False)
+    view.end(second)
+    assert (view.followed, wait is not None and wait.future.done()) == (False, True)
+
+
 def test_another_process_is_noticed_without_a_hook(monkeypatch: pytest.MonkeyPatch) -> None:
     async def story(world: World) -> None:
         await settle()

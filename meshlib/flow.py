@@ -13,7 +13,10 @@ they never do I/O, never sleep and hold no lock across a ``yield``.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
+import queue
+import threading
 import time
 from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from concurrent import futures
@@ -152,7 +155,24 @@ class Wait(msgspec.Struct, eq=False):
     timeout: float
 
 
-Effect: TypeAlias = Send | Sleep | Wait
+class Close(msgspec.Struct, eq=False):
+    """Effect: close ``response``, which was asked for and will not be returned: before another attempt is made, say."""
+
+    response: Any
+
+
+class Race(msgspec.Struct, eq=False):
+    """Effect: perform ``proceed`` for several ``calls`` side by side; answered with the first response. Each call is begun
+    ``delay`` seconds (float) after the one before, if there is no response yet, or as soon as all that were begun have failed;
+    when all have failed, the last error is raised. Who loses is cancelled: a task at once, a thread when its attempt is over.
+    """
+
+    proceed: Callable[[Call], Flow]
+    calls: Iterable[Call]
+    delay: float
+
+
+Effect: TypeAlias = Send | Sleep | Wait | Close | Race
 Flow: TypeAlias = Generator[Effect, Any, Any]
 Next: TypeAlias = Callable[[Call], Flow]
 
@@ -207,22 +227,22 @@ class AsyncSender(Protocol):
 def run(proceed: Next, call: Call, sender: Sender, *, sleep: Callable[[float], None] = time.sleep) -> Any:
     """Perform ``proceed(call)`` in this thread and return its response. Other responses it asked for are closed."""
     flow = proceed(call)
-    answers: tuple[Any, ...] = ()
+    answers: list[Any] = []
     try:
         effect = next(flow)
         while True:
             try:
                 if type(effect) is Send:
                     answer = _send(effect.call, sender)
-                    answers += (answer,)
+                    answers.append(answer)
                 else:
-                    answer = _pause(effect, sleep)
+                    answer = _perform(effect, sender, sleep, answers)
             except BaseException as problem:  # noqa: BLE001 - it is the flow's to handle, cancellation included
                 effect = flow.throw(problem)
             else:
                 effect = flow.send(answer)
     except StopIteration as done:
-        if len(answers) > 1 or answers != (done.value,):
+        if answers and (len(answers) > 1 or answers[0] is not done.value):
             _drop(answers, sender, done.value)
         if call.closers is not None:
             sender.hold(done.value, call)
@@ -244,10 +264,25 @@ def _send(call: Call, sender: Sender) -> Any:
     return answer
 
 
-def _pause(effect: Effect, sleep: Callable[[float], None]) -> Any:
+def _perform(effect: Effect, sender: Sender, sleep: Callable[[float], None], answers: list[Any]) -> Any:
     if type(effect) is Sleep:
         return sleep(effect.seconds)
-    assert type(effect) is Wait
+    if type(effect) is Wait:
+        return _wait(effect)
+    if type(effect) is Close:
+        _forget(answers, effect.response)
+        sender.drop(effect.response)
+        return None
+    assert type(effect) is Race, effect
+    answers.append(_race(effect, sender))
+    return answers[-1]
+
+
+def _forget(answers: list[Any], response: Any) -> None:
+    answers[:] = [each for each in answers if each is not response]
+
+
+def _wait(effect: Wait) -> bool:
     try:
         effect.future.exception(effect.timeout)
     except TimeoutError:
@@ -257,7 +292,71 @@ def _pause(effect: Effect, sleep: Callable[[float], None]) -> Any:
     return True
 
 
-def _drop(answers: tuple[Any, ...], sender: Sender, keep: Any = None) -> None:
+class _Course:
+    """A race between threads: what each attempt comes to, until one has won."""
+
+    def __init__(self, race: Race, sender: Sender) -> None:
+        self._race, self._sender = race, sender
+        self._ends: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._over = False
+
+    def begin(self, call: Call) -> None:
+        context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=(self._attempt, call), name="meshlib-race", daemon=True).start()
+
+    def _attempt(self, call: Call) -> None:
+        try:
+            end: tuple[Any, BaseException | None] = (run(self._race.proceed, call, self._sender), None)
+        except BaseException as problem:  # noqa: BLE001 - it is the caller's, in another thread
+            end = (None, problem)
+        with self._lock:
+            if not self._over:
+                return self._ends.put(end)
+        if end[1] is None:
+            self._sender.drop(end[0])
+
+    def wait(self, timeout: float | None) -> tuple[Any, BaseException | None] | None:
+        """The next end, None when there is none in ``timeout`` seconds."""
+        try:
+            return self._ends.get(timeout=timeout)
+        except queue.Empty:
+            return None
+
+    def finish(self) -> None:
+        """Whoever comes now has lost."""
+        with self._lock:
+            self._over = True
+        while not self._ends.empty():
+            response, problem = self._ends.get()
+            if problem is None:
+                self._sender.drop(response)
+
+
+def _race(race: Race, sender: Sender) -> Any:
+    course, calls, running = _Course(race, sender), iter(race.calls), 0
+    failure: BaseException | None = None
+    try:
+        while True:
+            call = next(calls, None)
+            if call is not None:
+                course.begin(call)
+                running += 1
+            elif not running:
+                assert failure is not None, "a race without calls"
+                raise failure
+            end = course.wait(None if call is None else race.delay)
+            if end is None:
+                continue
+            if end[1] is None:
+                return end[0]
+            failure, running = end[1], running - 1
+    finally:
+        failure = None  # its traceback leads here: no cycle
+        course.finish()
+
+
+def _drop(answers: list[Any], sender: Sender, keep: Any = None) -> None:
     for answer in answers:
         if answer is not keep:
             sender.drop(answer)
@@ -266,22 +365,22 @@ def _drop(answers: tuple[Any, ...], sender: Sender, keep: Any = None) -> None:
 async def arun(proceed: Next, call: Call, sender: AsyncSender) -> Any:
     """Perform ``proceed(call)`` in this task and return its response. Other responses it asked for are closed."""
     flow = proceed(call)
-    answers: tuple[Any, ...] = ()
+    answers: list[Any] = []
     try:
         effect = next(flow)
         while True:
             try:
                 if type(effect) is Send:
                     answer = await _asend(effect.call, sender)
-                    answers += (answer,)
+                    answers.append(answer)
                 else:
-                    answer = await _apause(effect)
+                    answer = await _aperform(effect, sender, answers)
             except BaseException as problem:  # noqa: BLE001 - it is the flow's to handle, cancellation included
                 effect = flow.throw(problem)
             else:
                 effect = flow.send(answer)
     except StopIteration as done:
-        if len(answers) > 1 or answers != (done.value,):
+        if answers and (len(answers) > 1 or answers[0] is not done.value):
             await _adrop(answers, sender, done.value)
         if call.closers is not None:
             sender.hold(done.value, call)
@@ -303,20 +402,64 @@ async def _asend(call: Call, sender: AsyncSender) -> Any:
     return answer
 
 
-async def _apause(effect: Effect) -> Any:
+async def _arace(race: Race, sender: AsyncSender) -> Any:
+    calls, running = iter(race.calls), set[asyncio.Task[Any]]()
+    failure: BaseException | None = None
+    winner: asyncio.Task[Any] | None = None
+    try:
+        while winner is None:
+            call = next(calls, None)
+            if call is not None:
+                running.add(asyncio.create_task(arun(race.proceed, call, sender)))
+            elif not running:
+                assert failure is not None, "a race without calls"
+                raise failure
+            timeout = None if call is None else race.delay
+            done, running = await asyncio.wait(running, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                if task.cancelled() or task.exception() is not None:
+                    failure = asyncio.CancelledError() if task.cancelled() else task.exception()
+                elif winner is None:
+                    winner = task
+                else:
+                    running.add(task)  # a dead heat: the second is closed with the losers
+        return winner.result()
+    finally:
+        failure = None  # its traceback leads here: no cycle
+        await _lose(running, sender)
+
+
+async def _lose(tasks: set[asyncio.Task[Any]], sender: AsyncSender) -> None:
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled() and task.exception() is None:
+            await sender.drop(task.result())
+
+
+async def _aperform(effect: Effect, sender: AsyncSender, answers: list[Any]) -> Any:
     if type(effect) is Sleep:
         return await asyncio.sleep(effect.seconds)
-    assert type(effect) is Wait
-    return await _wait(effect)
+    if type(effect) is Wait:
+        return await _await(effect)
+    if type(effect) is Close:
+        _forget(answers, effect.response)
+        await sender.drop(effect.response)
+        return None
+    assert type(effect) is Race, effect
+    answers.append(await _arace(effect, sender))
+    return answers[-1]
 
 
-async def _adrop(answers: tuple[Any, ...], sender: AsyncSender, keep: Any = None) -> None:
+async def _adrop(answers: list[Any], sender: AsyncSender, keep: Any = None) -> None:
     for answer in answers:
         if answer is not keep:
             await sender.drop(answer)
 
 
-async def _wait(effect: Wait) -> bool:
+async def _await(effect: Wait) -> bool:
     # Not asyncio.wrap_future: cancelling its wrapper cancels the source, which other callers wait for too.
     loop = asyncio.get_running_loop()
     woken = asyncio.Event()

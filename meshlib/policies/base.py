@@ -1,0 +1,80 @@
+"""What a policy is: a rule that can be put on a client, a method, a function or a provider.
+
+The rule itself is frozen and knows nobody; :meth:`Policy.bind` makes the layer that enforces it at one place, with the state
+it keeps there. So one object may stand on many functions, and be compared, printed and replaced.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+from meshlib.errors import ConfigError
+from meshlib.events import EVENTS, Events
+from meshlib.flow import Layer
+
+T = TypeVar("T")
+
+POLICIES = "__mesh_policies__"
+"""Attribute of a declared method or class with the policies put on it, outermost first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """Where a policy stands, and what it may use there.
+
+    ``service`` and ``method`` name it (a function's module and qualified name; a provider's own service and route);
+    ``clock`` is monotonic, ``wall`` seconds since the epoch, ``uniform`` a random number from 0 to 1; ``instances`` tells how
+    many live instances share a quota (1 where nobody knows).
+    """
+
+    service: str = ""
+    method: str = ""
+    events: Events = EVENTS
+    clock: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+    uniform: Callable[[], float] = random.random
+    instances: Callable[[], int] = lambda: 1
+
+    def emit(self, kind: str, **detail: Any) -> None:
+        """Say that something happened here."""
+        self.events.emit(kind, self.service, self.method, **detail)
+
+
+class Policy:
+    """Base of all policies; each is a frozen dataclass with keyword-only options that it checks itself."""
+
+    kind: ClassVar[str]
+    """Its name in documents and events. Of one kind, a method has one: its own or its client's."""
+
+    def bind(self, site: Site) -> Layer:
+        """The layer that enforces it at ``site``, with state of its own."""
+        raise NotImplementedError
+
+    def __call__(self, target: T) -> T:
+        """As a decorator: of a declared method or client, which its calls then pass, or of any function."""
+        from meshlib.policies.functions import govern  # noqa: PLC0415 - it needs this module
+
+        if isinstance(target, type) or hasattr(target, "__mesh_endpoint__"):
+            setattr(target, POLICIES, (self, *vars(target).get(POLICIES, ())))
+            return target
+        return govern(target, self)  # type: ignore[return-value, arg-type]
+
+
+def checked(policies: Iterable[Any], where: str) -> tuple[Policy, ...]:
+    """``policies`` as a tuple. Raises :class:`ConfigError` for what is none."""
+    found = tuple(policies)
+    for each in found:
+        if not isinstance(each, Policy):
+            raise ConfigError(where, f"{each!r:.60} is not a policy", example="policies=[retry(attempts=3)]")
+    return found
+
+
+def overlaid(below: Sequence[Policy], above: Sequence[Policy]) -> tuple[Policy, ...]:
+    """``below`` with those of ``above`` in place of its own of the same kind: a method's over its client's, a document's over
+    the code's."""
+    kinds = {each.kind for each in above}
+    return (*(each for each in below if each.kind not in kinds), *above)

@@ -1,0 +1,161 @@
+"""Policies on plain functions: the same layers, around a function instead of a network.
+
+Decorators of one function make one flow, in the order in which they are written, the top line outermost.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
+from meshlib.errors import ConfigError
+from meshlib.flow import Call, Next, arun, compose, run
+from meshlib.model import ServiceUrl
+from meshlib.policies.base import POLICIES, Policy, Site
+
+GOVERNED = "__mesh_governed__"
+"""Attribute of a wrapper: the function inside it, and its policies."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Governed:
+    function: Callable[..., Any]
+    policies: tuple[Policy, ...]
+
+
+def govern(function: Callable[..., Any], policy: Policy) -> Callable[..., Any]:
+    """``function`` under ``policy``, outside of those that it is under already. A generator (or an async one) holds what its
+    call was granted until it is exhausted or closed. Raises :class:`ConfigError` for what is no function."""
+    if not callable(function) or isinstance(function, (staticmethod, classmethod)):
+        raise ConfigError(policy.kind, f"cannot stand on {function!r:.60}", example=f"@{policy.kind}(…) above a def")
+    inner = getattr(function, GOVERNED, None) or _Governed(function, ())
+    known = _Governed(inner.function, (policy, *inner.policies))
+    wrapper = _wrapper(known.function, _stack(known.function, known.policies))
+    setattr(wrapper, GOVERNED, known)
+    return wrapper
+
+
+def ungoverned(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function inside, with its policies as an attribute: for a declared method, whose calls are not its own."""
+    known = getattr(function, GOVERNED, None)
+    if known is None:
+        return function
+    setattr(known.function, POLICIES, (*getattr(known.function, POLICIES, ()), *known.policies))
+    return known.function  # type: ignore[no-any-return]
+
+
+def _stack(function: Callable[..., Any], policies: Sequence[Policy]) -> Next:
+    site = Site(service=function.__module__, method=getattr(function, "__qualname__", repr(function)))
+    return compose([policy.bind(site) for policy in policies])
+
+
+def _wrapper(function: Callable[..., Any], proceed: Next) -> Callable[..., Any]:
+    target = ServiceUrl(getattr(function, "__qualname__", "function"))
+
+    def call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        return Call(target, "CALL", b"", body=(args, kwargs))
+
+    if inspect.isasyncgenfunction(function):
+
+        @wraps(function)
+        async def agenerator(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+            held = _AsyncHeld(function)
+            generator = await arun(proceed, call(args, kwargs), held)
+            try:
+                async for item in generator:
+                    yield item
+            finally:
+                await held.drop(generator)
+
+        return agenerator
+    if inspect.iscoroutinefunction(function):
+        sender = _AsyncSender(function)
+
+        @wraps(function)
+        async def coroutine(*args: Any, **kwargs: Any) -> Any:
+            return await arun(proceed, call(args, kwargs), sender)
+
+        return coroutine
+    return _blocking(function, proceed, call)
+
+
+def _blocking(function: Callable[..., Any], proceed: Next, call: Callable[..., Call]) -> Callable[..., Any]:
+    if inspect.isgeneratorfunction(function):
+
+        @wraps(function)
+        def generator(*args: Any, **kwargs: Any) -> Iterator[Any]:
+            held = _Held(function)
+            made = run(proceed, call(args, kwargs), held)
+            try:
+                yield from made
+            finally:
+                held.drop(made)
+
+        return generator
+    sender = _Sender(function)
+
+    @wraps(function)
+    def plain(*args: Any, **kwargs: Any) -> Any:
+        return run(proceed, call(args, kwargs), sender)
+
+    return plain
+
+
+class _Sender:
+    """Calls the function: to "send" is to run it."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def send(self, call: Call) -> Any:
+        args, kwargs = call.body
+        return self._function(*args, **kwargs)
+
+    def hold(self, _response: Any, call: Call) -> None:
+        call.close()
+
+    def drop(self, response: Any) -> None:
+        """A value needs no closing."""
+
+
+class _AsyncSender(_Sender):
+    async def send(self, call: Call) -> Any:
+        args, kwargs = call.body
+        return await self._function(*args, **kwargs)
+
+    async def drop(self, response: Any) -> None:  # type: ignore[override]
+        """A value needs no closing."""
+
+
+class _Held(_Sender):
+    """For one call of a generator function: what it holds is released with the generator."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        self._calls: list[tuple[Any, Call]] = []
+
+    def hold(self, response: Any, call: Call) -> None:
+        self._calls.append((response, call))
+
+    def _release(self, response: Any) -> None:
+        for held, call in self._calls:
+            if held is response:
+                call.close()
+
+    def drop(self, response: Any) -> None:
+        getattr(response, "close", lambda: None)()
+        self._release(response)
+
+
+class _AsyncHeld(_Held):
+    async def send(self, call: Call) -> Any:
+        return super().send(call)
+
+    async def drop(self, response: Any) -> None:  # type: ignore[override]
+        close = getattr(response, "aclose", None)
+        if close is not None:
+            await close()
+        self._release(response)

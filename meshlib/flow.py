@@ -311,9 +311,10 @@ class _Course:
         except BaseException as problem:  # noqa: BLE001 - it is the caller's, in another thread
             end = (None, problem)
         with self._lock:
-            if not self._over:
-                return self._ends.put(end)
-        if end[1] is None:
+            lost = self._over
+            if not lost:
+                self._ends.put(end)
+        if lost and end[1] is None:
             self._sender.drop(end[0])
 
     def wait(self, timeout: float | None) -> tuple[Any, BaseException | None] | None:

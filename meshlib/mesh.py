@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, Self, TypeVar
 
@@ -23,7 +23,9 @@ from meshlib.balance.fleet import Fleet
 from meshlib.balance.outliers import Rules
 from meshlib.balance.pickers import Picker, named
 from meshlib.balance.tiers import Here
-from meshlib.client.stub import AsyncStub, SyncStub, declaration_of, implement, stack
+from meshlib.client.declare import Method
+from meshlib.client.stack import Stack, innermost
+from meshlib.client.stub import AsyncStub, SyncStub, declaration_of, implement
 from meshlib.discovery.address import advertised
 from meshlib.discovery.follow import Follower, Surroundings
 from meshlib.discovery.probe import Probes, probes, restore
@@ -31,10 +33,12 @@ from meshlib.discovery.registration import Reconciler
 from meshlib.discovery.store import SnapshotStore
 from meshlib.discovery.view import View
 from meshlib.errors import ConfigError
+from meshlib.events import Events
 from meshlib.flow import Next
 from meshlib.lifecycle import Registration
 from meshlib.model import ServiceUrl, Snapshot
 from meshlib.mounts import AsyncMeshClient, AsyncMeshTransport, MeshClient, MeshTransport
+from meshlib.policies.base import Policy, Site, checked, overlaid
 from meshlib.settings import Settings
 from meshlib.transport import AsyncEngine, Engine, MakeAsyncTransport, MakeTransport
 from meshlib.worker import Worker
@@ -67,6 +71,7 @@ class Mesh:
         async_transport: MakeAsyncTransport | None = None,
     ) -> None:
         self.settings = settings or Settings.load()
+        self.events = Events()
         self.in_flight = server.InFlight()
         self._engine = Engine(self.settings, transport)
         self._async_engine = AsyncEngine(self.settings, async_transport)
@@ -99,33 +104,47 @@ class Mesh:
         (Its hint is a callable, because mypy lets nobody give a Protocol for a ``type[C]``.)"""
         declaration = declaration_of(cls)
         target = ServiceUrl.parse(name or declaration.target, namespace=self.settings.namespace)
-        proceed = self._stack(target, declaration.picker)
+        below = self._innermost(target, declaration.picker)
+
+        def stack(method: Method) -> Stack:
+            policies = overlaid(declaration.policies, method.policies)
+            return Stack(self._site(target, f"{cls.__qualname__}.{method.name}"), policies, below)
+
         self.prefetch(target)
         return implement(  # type: ignore[no-any-return]
-            cls, target,
-            SyncStub(proceed, self._engine, time.monotonic), AsyncStub(proceed, self._async_engine, time.monotonic),
+            cls, target, stack, SyncStub(self._engine, time.monotonic), AsyncStub(self._async_engine, time.monotonic),
             timeout=self.settings.timeout, connect=self.settings.connect_timeout,
         )  # fmt: skip
 
-    def http(self, name: str | ServiceUrl, *, picker: str | Picker | None = None, **options: Any) -> httpx2.Client:
+    def http(
+        self, name: str | ServiceUrl, *, picker: str | Picker | None = None, policies: Iterable[Policy] = (), **options: Any
+    ) -> httpx2.Client:
         """A plain ``httpx2.Client`` whose relative URLs go to the service ``name``, to the instances that ``picker`` chooses
-        (default ``MESH_PICKER``); ``options`` are the client's."""
+        (default ``MESH_PICKER``), governed by ``policies``; ``options`` are the client's."""
         target = ServiceUrl.parse(name, namespace=self.settings.namespace)
-        return MeshClient(transport=self.transport(target, picker=picker), **self._options(target, options))
+        transport = self.transport(target, picker=picker, policies=policies)
+        return MeshClient(transport=transport, **self._options(target, options))
 
-    def ahttp(self, name: str | ServiceUrl, *, picker: str | Picker | None = None, **options: Any) -> httpx2.AsyncClient:
+    def ahttp(
+        self, name: str | ServiceUrl, *, picker: str | Picker | None = None, policies: Iterable[Policy] = (), **options: Any
+    ) -> httpx2.AsyncClient:
         """The same as a plain ``httpx2.AsyncClient``."""
         target = ServiceUrl.parse(name, namespace=self.settings.namespace)
-        return AsyncMeshClient(transport=self.atransport(target, picker=picker), **self._options(target, options))
+        transport = self.atransport(target, picker=picker, policies=policies)
+        return AsyncMeshClient(transport=transport, **self._options(target, options))
 
-    def transport(self, name: str | ServiceUrl | None = None, *, picker: str | Picker | None = None) -> MeshTransport:
+    def transport(
+        self, name: str | ServiceUrl | None = None, *, picker: str | Picker | None = None, policies: Iterable[Policy] = ()
+    ) -> MeshTransport:
         """A transport for ``httpx2.Client(mounts={"http://orders": mesh.transport()})``, or plain httpx's. The host of a
         URL names the service; ``name`` pins it (to one exact instance, say)."""
-        return MeshTransport(self._stacks(name, picker), self._engine)
+        return MeshTransport(self._stacks(name, picker, policies), self._engine)
 
-    def atransport(self, name: str | ServiceUrl | None = None, *, picker: str | Picker | None = None) -> AsyncMeshTransport:
+    def atransport(
+        self, name: str | ServiceUrl | None = None, *, picker: str | Picker | None = None, policies: Iterable[Policy] = ()
+    ) -> AsyncMeshTransport:
         """The same for async clients."""
-        return AsyncMeshTransport(self._stacks(name, picker), self._async_engine)
+        return AsyncMeshTransport(self._stacks(name, picker, policies), self._async_engine)
 
     def prefetch(self, *names: str | ServiceUrl) -> None:
         """Begin to watch these services now instead of on their first call. Returns at once."""
@@ -221,22 +240,30 @@ class Mesh:
         timeout = httpx2.Timeout(self.settings.timeout, connect=self.settings.connect_timeout)
         return {"base_url": f"http://{target.name}", "timeout": timeout, "trust_env": False, **options}
 
-    def _stacks(self, name: str | ServiceUrl | None, picker: str | Picker | None) -> Callable[[str], tuple[ServiceUrl, Next]]:
-        chosen = None if picker is None else named(picker)
-        known: dict[str, tuple[ServiceUrl, Next]] = {}
+    def _stacks(
+        self, name: str | ServiceUrl | None, picker: str | Picker | None, policies: Iterable[Policy]
+    ) -> Callable[[str], tuple[ServiceUrl, Stack]]:
+        chosen, given = None if picker is None else named(picker), checked(policies, "policies")
+        known: dict[str, tuple[ServiceUrl, Stack]] = {}
+
+        def made(target: ServiceUrl) -> tuple[ServiceUrl, Stack]:
+            return target, Stack(self._site(target), given, self._innermost(target, chosen))
+
         if name is not None:
             target = ServiceUrl.parse(name, namespace=self.settings.namespace)
-            known[str(target.name)] = known[target.service] = (target, self._stack(target, chosen))
+            known[str(target.name)] = known[target.service] = made(target)
 
         @lru_cache(maxsize=HOSTS)
-        def stack_of(host: str) -> tuple[ServiceUrl, Next]:
-            target = ServiceUrl.parse(host, namespace=self.settings.namespace)
-            return target, self._stack(target, chosen)
+        def stack_of(host: str) -> tuple[ServiceUrl, Stack]:
+            return made(ServiceUrl.parse(host, namespace=self.settings.namespace))
 
         return lambda host: known.get(host) or stack_of(host)
 
-    def _stack(self, target: ServiceUrl, picker: Picker | None) -> Next:
-        return stack(self._view(target), picker or self._default_picker, self._here)
+    def _site(self, target: ServiceUrl, method: str = "") -> Site:
+        return Site(service=str(target.name), method=method, events=self.events)
+
+    def _innermost(self, target: ServiceUrl, picker: Picker | None) -> Next:
+        return innermost(self._view(target), picker or self._default_picker, self._here)
 
     def _view(self, target: ServiceUrl) -> View:
         service = target.name

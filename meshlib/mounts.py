@@ -9,16 +9,17 @@ from __future__ import annotations
 import importlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import httpx2
 
+from meshlib.client.stack import Stack
 from meshlib.errors import AttemptTimeout, CallError, ConnectFailed, ConnectionLost, DeadlineExceeded, NoInstances
-from meshlib.flow import AsyncSender, Call, Next, RawHeaders, Sender, arun, run
+from meshlib.flow import AsyncSender, Call, RawHeaders, Sender, arun, run
 from meshlib.model import Instance, ServiceUrl
 from meshlib.transport import BUFFER, INSTANCE
 
-Stack = Callable[[str], tuple[ServiceUrl, Next]]
+StackOf: TypeAlias = Callable[[str], tuple[ServiceUrl, Stack]]
 """From the host of a URL to the service it names and the layers of its calls."""
 
 _LIKE: tuple[tuple[type[CallError], str], ...] = (
@@ -155,16 +156,16 @@ _REDIRECTS, _ERRORS = 300, 400
 class MeshTransport(httpx2.BaseTransport):
     """Mount it on an ``httpx2.Client`` or ``httpx.Client``: ``Client(mounts={"http://orders": mesh.transport()})``."""
 
-    def __init__(self, stack: Stack, sender: Sender) -> None:
+    def __init__(self, stack: StackOf, sender: Sender) -> None:
         self._stack, self._sender = stack, sender
 
     def handle_request(self, request: Any) -> Any:
         """Perform ``request`` at an instance of the service that its host names. Raises
         :class:`~meshlib.errors.CallError`, and :class:`~meshlib.errors.ConfigError` for a host that cannot name one."""
-        target, proceed = self._stack(request.url.host)
+        target, stack = self._stack(request.url.host)
         call = call_of(request, target)
         try:
-            response = run(proceed, call, self._sender)
+            response = run(stack.proceed, call, self._sender)
         except CallError as error:
             raise foreign(error, request) from error
         return answer_to(request, response)
@@ -176,15 +177,15 @@ class MeshTransport(httpx2.BaseTransport):
 class AsyncMeshTransport(httpx2.AsyncBaseTransport):
     """The same for ``AsyncClient``."""
 
-    def __init__(self, stack: Stack, sender: AsyncSender) -> None:
+    def __init__(self, stack: StackOf, sender: AsyncSender) -> None:
         self._stack, self._sender = stack, sender
 
     async def handle_async_request(self, request: Any) -> Any:
         """See :meth:`MeshTransport.handle_request`."""
-        target, proceed = self._stack(request.url.host)
+        target, stack = self._stack(request.url.host)
         call = call_of(request, target)
         try:
-            response = await arun(proceed, call, self._sender)
+            response = await arun(stack.proceed, call, self._sender)
         except CallError as error:
             raise foreign(error, request) from error
         return answer_to(request, response)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import re
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -18,6 +18,8 @@ from meshlib.balance.pickers import Picker, named
 from meshlib.client.types import is_async_stream, is_body, is_byte_stream, stream_item, unpack
 from meshlib.errors import ConfigError
 from meshlib.model import ServiceUrl
+from meshlib.policies.base import POLICIES, Policy, checked
+from meshlib.policies.functions import ungoverned
 
 _YEAR: Final = 366 * 86_400.0
 
@@ -77,6 +79,7 @@ class Method:
     returns: Any
     is_async: bool
     signature: inspect.Signature
+    policies: tuple[Policy, ...] = ()
 
     @property
     def awaits(self) -> bool:
@@ -93,13 +96,15 @@ class Declaration:
     timeout: float | None = None
     picker: Picker | None = None
     headers: tuple[tuple[bytes, bytes], ...] = field(default=())
+    policies: tuple[Policy, ...] = ()
 
 
 def _verb(verb: str) -> Callable[[str], Callable[[F], F]]:
     def at(path: str) -> Callable[[F], F]:
         def mark(function: F) -> F:
-            function.__mesh_endpoint__ = (verb, path)  # type: ignore[attr-defined]
-            return function
+            declared = ungoverned(function)  # policies below the verb are the method's, as those above it are
+            declared.__mesh_endpoint__ = (verb, path)  # type: ignore[attr-defined]
+            return declared  # type: ignore[return-value]
 
         return mark
 
@@ -123,26 +128,29 @@ def service_client(
     timeout: float | None = None,
     picker: str | Picker | None = None,
     headers: dict[str, str] | None = None,
+    policies: Iterable[Policy] = (),
 ) -> Callable[[C], C]:
     """Declare that the methods of a Protocol call the service ``name``.
 
     ``timeout`` is the budget of one call in seconds, failover to other instances included (default ``MESH_TIMEOUT``); a
     blocking call looks at it between two reads, so a provider that trickles the head of its answer may overrun it;
-    ``picker`` chooses instances, by name or as an object (default ``MESH_PICKER``); ``headers`` are sent with every call. The
-    class stays as it is: fakes and type checkers see a plain Protocol. Raises :class:`ConfigError` for anything unclear, at
-    decoration.
+    ``picker`` chooses instances, by name or as an object (default ``MESH_PICKER``); ``headers`` are sent with every call;
+    ``policies`` govern every method that has none of the same kind. The class stays as it is: fakes and type checkers see a
+    plain Protocol. Raises :class:`ConfigError` for anything unclear, at decoration.
     """
     target = ServiceUrl.parse(name)
     if timeout is not None and not (isinstance(timeout, (int, float)) and 0 < timeout < _YEAR):
         raise ConfigError("timeout", f"{timeout!r} is not a positive number of seconds", example="timeout=2.0")
     fixed = tuple((header_name(key), header_value(key, value)) for key, value in (headers or {}).items())
 
+    given = checked(policies, "policies")
+
     def declare(cls: C) -> C:
         methods = tuple(_methods(cls))
         if not methods:
             raise ConfigError(cls.__qualname__, "declares no method", example='@get("/orders/{id}")')
         cls.__mesh_client__ = Declaration(  # type: ignore[attr-defined]
-            target, methods, timeout, None if picker is None else named(picker), fixed
+            target, methods, timeout, None if picker is None else named(picker), fixed, given
         )
         return cls
 
@@ -193,7 +201,8 @@ def _method(cls: type, name: str, function: Any, verb: str, path: str) -> Method
             raise ConfigError(where, f"takes *{parameter.name}, which says nothing of where it goes", example="page: int")
         parameters.append(_parameter(where, parameter, hints, verb, filled))
     method = Method(name, verb, path, template, tuple(parameters), hints.get("return", Any),
-                    inspect.iscoroutinefunction(function), inspect.Signature(accepted))  # fmt: skip
+                    inspect.iscoroutinefunction(function), inspect.Signature(accepted),
+                    getattr(function, POLICIES, ()))  # fmt: skip
     _check(where, method, filled)
     return method
 

@@ -1,11 +1,4 @@
-"""THE ORDER, and the class that implements a declared Protocol.
-
-The order of the layers, outermost first. A client's stack holds those of them that it uses:
-
-    failover     above balance: another attempt gets another instance
-    balance      innermost but for what signs: everything above it speaks of the service, everything below of one instance
-    send
-"""
+"""The class that implements a declared Protocol."""
 
 from __future__ import annotations
 
@@ -18,30 +11,24 @@ from typing import Any
 
 import httpx2
 
-from meshlib.balance.layer import Balance, Source
-from meshlib.balance.pickers import Picker
-from meshlib.balance.tiers import Here
 from meshlib.client.declare import Declaration, Method
 from meshlib.client.decode import accepts, answer_of, decoder, from_json, is_raw
 from meshlib.client.encode import Encoder
+from meshlib.client.stack import Stack
 from meshlib.client.types import stream_item
 from meshlib.errors import BODY_EXCERPT, ConfigError, DecodeError, StatusError, status_error_type
-from meshlib.flow import AsyncSender, Call, Next, Sender, arun, compose, run
+from meshlib.flow import AsyncSender, Call, Sender, arun, run
 from meshlib.model import ServiceUrl
-from meshlib.policies.failover import Failover
+from meshlib.policies.base import POLICIES, overlaid
 from meshlib.transport import BUFFER, INSTANCE
-
-
-def stack(source: Source, picker: Picker, here: Here) -> Next:
-    """The layers of a client's calls, in THE ORDER. ``here`` is who calls."""
-    return compose([Failover(), Balance(source, picker, here=here)])
 
 
 class Operation:
     """One declared method, ready to be called: encode, perform, decode."""
 
-    def __init__(self, method: Method, declaration: Declaration, where: str, timeout: float, connect: float) -> None:
-        self.method, self.target = method, declaration.target
+    def __init__(self, method: Method, declaration: Declaration, stack: Stack, timeout: float, connect: float) -> None:
+        self.method, self.target, self.stack = method, declaration.target, stack
+        where = stack.site.method
         self.timeout, self._connect = timeout, min(connect, timeout)
         item = stream_item(method.returns)
         self.items = None if item is None else Items(where, item)
@@ -167,8 +154,8 @@ class Items:
 class SyncStub:
     """Performs operations in the caller's thread."""
 
-    def __init__(self, proceed: Next, sender: Sender, clock: Callable[[], float]) -> None:
-        self._proceed, self._sender, self._clock = proceed, sender, clock
+    def __init__(self, sender: Sender, clock: Callable[[], float]) -> None:
+        self._sender, self._clock = sender, clock
 
     def implement(self, operation: Operation) -> Callable[..., Any]:
         """The function that stands for the declared method."""
@@ -178,12 +165,12 @@ class SyncStub:
 
         def method(_self: object, *args: Any, **kwargs: Any) -> Any:
             call = operation.call(args, kwargs, self._clock)
-            return operation.result(run(self._proceed, call, self._sender), call, self._clock)
+            return operation.result(run(operation.stack.proceed, call, self._sender), call, self._clock)
 
         return method
 
     def _stream(self, operation: Operation, items: Items, call: Call) -> Iterator[Any]:
-        response = run(self._proceed, call, self._sender)
+        response = run(operation.stack.proceed, call, self._sender)
         buffer = bytearray()
         try:
             if response.status_code >= _FIRST_ERROR:
@@ -209,8 +196,8 @@ class SyncStub:
 class AsyncStub:
     """Performs operations in the caller's task."""
 
-    def __init__(self, proceed: Next, sender: AsyncSender, clock: Callable[[], float]) -> None:
-        self._proceed, self._sender, self._clock = proceed, sender, clock
+    def __init__(self, sender: AsyncSender, clock: Callable[[], float]) -> None:
+        self._sender, self._clock = sender, clock
 
     def implement(self, operation: Operation) -> Callable[..., Any]:
         """The function that stands for the declared method: a coroutine function where it was declared as one."""
@@ -226,12 +213,12 @@ class AsyncStub:
 
         async def method(_self: object, *args: Any, **kwargs: Any) -> Any:
             call = operation.call(args, kwargs, self._clock)
-            return operation.result(await arun(self._proceed, call, self._sender), call, self._clock)
+            return operation.result(await arun(operation.stack.proceed, call, self._sender), call, self._clock)
 
         return method
 
     async def _stream(self, operation: Operation, items: Items, call: Call) -> AsyncIterator[Any]:
-        response = await arun(self._proceed, call, self._sender)
+        response = await arun(operation.stack.proceed, call, self._sender)
         buffer = bytearray()
         try:
             if response.status_code >= _FIRST_ERROR:
@@ -262,16 +249,25 @@ def declaration_of(cls: Any) -> Declaration:
     if not isinstance(declaration, Declaration):
         name = getattr(cls, "__qualname__", None) or repr(cls)[:80]
         raise ConfigError(name, "is not a declared client", example='@service_client("orders")')
-    return declaration
+    above = cls.__dict__.get(POLICIES, ())  # those of decorators above @service_client, and below it
+    return replace(declaration, policies=overlaid(declaration.policies, above)) if above else declaration
 
 
-def implement(cls: Any, target: ServiceUrl, sync: SyncStub, async_: AsyncStub, *, timeout: float, connect: float) -> Any:
-    """An instance of a subclass of ``cls`` whose declared methods perform calls."""
+def implement(
+    cls: Any,
+    target: ServiceUrl,
+    stack: Callable[[Method], Stack],
+    sync: SyncStub,
+    async_: AsyncStub,
+    *,
+    timeout: float,
+    connect: float,
+) -> Any:
+    """An instance of a subclass of ``cls`` whose declared methods perform calls through the ``stack`` of each."""
     declaration = replace(declaration_of(cls), target=target)
     body: dict[str, Any] = {"__repr__": lambda _self: f"<{cls.__qualname__} client of {target}>"}
     for method in declaration.methods:
-        where = f"{cls.__qualname__}.{method.name}"
-        operation = Operation(method, declaration, where, declaration.timeout or timeout, connect)
+        operation = Operation(method, declaration, stack(method), declaration.timeout or timeout, connect)
         stub = async_ if method.awaits else sync
         body[method.name] = stub.implement(operation)
     return type(cls.__name__, (cls,), body)()

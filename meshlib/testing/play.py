@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from meshlib.flow import Call, Layer, Send, Sleep, Wait, compose
+from meshlib.flow import Call, Close, Layer, Race, Send, Sleep, Wait, compose
 from meshlib.model import ServiceUrl
 from meshlib.testing.clock import FakeClock
 
@@ -118,8 +118,39 @@ class _Stage:
             resolved = self._wait(effect)
             self._clock.advance(0.0 if resolved else effect.timeout)
             return resolved
+        if isinstance(effect, Close):
+            self._answers = [each for each in self._answers if each is not effect.response]
+            return effect.response.close()
+        if isinstance(effect, Race):
+            return self._race(effect)
         assert isinstance(effect, Send), f"{effect!r} is no effect"
         return self._send(effect.call)
+
+    def _race(self, race: Race) -> Any:
+        """One after the other on the clock of each, as if side by side: who is done first has won."""
+        started, winner, failure = self._clock(), None, None
+        ends: list[float] = []
+        for call in race.calls:
+            if ends:
+                started = started + race.delay if winner is not None else min(started + race.delay, max(ends))
+            if winner is not None and winner[0] <= started:
+                break
+            self._clock.now = started
+            result, error = self.perform(race.proceed, call)
+            ends.append(self._clock())
+            failure = error
+            if error is None:
+                self._answers.append(result)
+                if winner is None or self._clock() < winner[0]:
+                    winner = (self._clock(), result)
+        if winner is None:
+            self._clock.now = max(ends)
+            assert failure is not None, "a race without calls"
+            raise failure
+        self._clock.now = winner[0]
+        for loser in [each for each in self._answers if each is not winner[1]]:
+            loser.close()
+        return winner[1]
 
     def _send(self, call: Call) -> Any:
         self.sent.append(call)
@@ -142,6 +173,7 @@ class _Stage:
         for answer in self._answers:
             if answer is not keep and isinstance(answer, Reply):
                 answer.close()
+        self._answers = []
 
     @staticmethod
     def _hold(reply: Any, call: Call) -> None:

@@ -15,7 +15,7 @@ from meshlib.balance.fleet import Fleet
 from meshlib.balance.layer import Balance
 from meshlib.balance.tiers import Pool
 from meshlib.errors import AttemptTimeout, ConnectFailed, ConnectionLost
-from meshlib.flow import Call, Flow, Layer, Next, Send, Sleep, Wait, arun, compose, run
+from meshlib.flow import Call, Flow, Layer, Next, Sleep, Wait, arun, compose, run
 from meshlib.model import Instance, ServiceUrl, Snapshot, Status
 from meshlib.policies.failover import Failover
 
@@ -140,7 +140,7 @@ def noted(script: Script) -> Layer:
         try:
             effect = next(inner)
             while True:
-                if not isinstance(effect, Send):
+                if isinstance(effect, (Sleep, Wait)):
                     script.log.append(f"sleep {effect.seconds:g}" if isinstance(effect, Sleep) else f"wait {effect.timeout:g}")
                 try:
                     answer = yield effect

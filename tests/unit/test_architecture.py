@@ -24,7 +24,8 @@ ALLOWED: dict[str, set[str]] = {
     "model": {"errors"},
     "flow": FACTS,
     "outcome": {"errors"},
-    "policies": FLOW | {"outcome"},
+    "events": set(),
+    "policies": FLOW | {"events", "outcome"},
     "balance": FLOW | {"outcome"},
     "security": FLOW,
     "values": FACTS | {"security"},
@@ -37,13 +38,26 @@ ALLOWED: dict[str, set[str]] = {
     "discovery": SETTINGS | {"backends", "files"} | {"balance", "flow"},
     "addressing": SETTINGS | {"flow", "balance"},
     "transport": SETTINGS | {"addressing", "flow", "balance"},
-    "client": SETTINGS | {"flow", "balance", "policies", "transport"},
+    "client": SETTINGS | {"events", "flow", "balance", "policies", "transport"},
     "mounts": SETTINGS | {"flow", "balance", "client", "policies", "transport"},
     "server": FLOW | {"security", "policies"},
     "testing": FLOW,
     "lifecycle": SETTINGS | {"discovery", "server", "worker"},
     "mesh": SETTINGS
-    | {"backends", "balance", "client", "discovery", "flow", "lifecycle", "mounts", "server", "transport", "worker"},
+    | {
+        "backends",
+        "balance",
+        "client",
+        "discovery",
+        "events",
+        "flow",
+        "policies",
+        "lifecycle",
+        "mounts",
+        "server",
+        "transport",
+        "worker",
+    },
 }
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from meshlib.balance.layer import Balance
 from meshlib.errors import AttemptTimeout, ConnectFailed, ConnectionLost, DeadlineExceeded, NoInstances
-from meshlib.flow import Call, Flow, Layer, Next, Send, Sleep, Wait, arun, compose, run, send
+from meshlib.flow import Call, Close, Flow, Layer, Next, Race, Send, Sleep, Wait, arun, compose, run, send
 from meshlib.policies.failover import Failover
 from tests.unit.flows import (
     SHELLS,
@@ -77,6 +77,23 @@ def waiting(timeout: float, future: Future[Any], seen: list[bool]) -> Layer:
     return layer
 
 
+def again_if_500(call: Call, proceed: Next) -> Flow:
+    answer = yield from proceed(call)
+    if answer.status_code == 500:
+        yield Close(answer)
+        answer = yield from proceed(call)
+    return answer
+
+
+def racing(*names: str, delay: float = 10.0) -> Layer:
+    """A race between calls that differ in their paths; it is to be decided without waiting for the delay."""
+
+    def layer(call: Call, proceed: Next) -> Flow:
+        return (yield Race(proceed, [call_to(name.encode(), call.method) for name in names], delay))
+
+    return layer
+
+
 @dataclass
 class Row:
     id: str
@@ -113,6 +130,13 @@ ROWS = [
     Row("a layer refuses an answer", [Answer(500)], ValueError, "send a, drop", above=(strict,)),
     Row("a layer below refuses an answer", [Answer(500)], ValueError, "send a, drop", below=(strict,)),
     Row("a layer below refuses the call", [], ConnectFailed, "", below=(refusing,)),
+    Row("a layer closes one and tries again", [Answer(500), Answer()], 200, "send a, drop, send a", above=(again_if_500,)),
+    Row("a layer below closes one", [Answer(500), Answer()], 200, "send a, drop, send a", below=(again_if_500,)),
+    Row("a race of one", [Answer()], 200, "send a", above=(racing("/1"),)),
+    Row("a race whose first is quick", [Answer()], 200, "send a", above=(racing("/1", "/2"),)),
+    Row("a race whose first fails", [ZeroDivisionError, Answer()], 200, "send a, send a", above=(racing("/1", "/2"),)),
+    Row("a race that all lose", [ZeroDivisionError, ValueError], ValueError, "send a, send a", above=(racing("/1", "/2"),)),
+    Row("a race whose winner is not returned", [Answer(500)], ValueError, "send a, drop", above=(strict, racing("/1"))),
     Row("a layer sleeps", [Answer()], 200, "sleep 0, send a", above=(sleepy,)),
 ]
 
@@ -373,3 +397,67 @@ def test_compose_puts_the_first_outermost() -> None:
 
     run(compose([layer("one"), layer("two")]), call_to(), Script(OK))
     assert order == ["one", "two"]
+
+
+class TestRace:
+    """What the rows cannot show: attempts that are under way at the same time."""
+
+    def test_the_second_overtakes_the_first_in_threads(self) -> None:
+        release, dropped, sent = threading.Event(), threading.Event(), []
+
+        class Slow(Script):
+            def send(self, call: Call) -> Any:
+                sent.append(call.path)
+                if call.path == b"/1":
+                    assert release.wait(10)
+                    return OK
+                return SPARE
+
+            def drop(self, response: Any) -> None:
+                assert response is OK
+                dropped.set()
+
+        layer = racing("/1", "/2", delay=0.001)
+        assert run(compose([layer]), call_to(), Slow()) is SPARE
+        assert sent == [b"/1", b"/2"]
+        release.set()
+        assert dropped.wait(10), "the loser's answer is closed when it comes"
+
+    def test_the_loser_is_cancelled_in_tasks(self) -> None:
+        cancelled: list[bytes] = []
+
+        class Slow(AsyncScript):
+            async def send(self, call: Call) -> Any:
+                if call.path == b"/2":
+                    return SPARE
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    cancelled.append(call.path)
+                    raise
+
+        known = fleet("a", "b")
+        layer = racing("/1", "/2", delay=0.001)
+        assert asyncio.run(arun(governed(known, layer), call_to(), Slow(Script()))) is SPARE
+        assert cancelled == [b"/1"]
+        assert len(known.find("a").in_flight) + len(known.find("b").in_flight) <= 1
+
+    def test_cancelling_the_race_cancels_all(self) -> None:
+        known, started = fleet("a", "b"), []
+
+        class Stuck(AsyncScript):
+            async def send(self, call: Call) -> Any:
+                started.append(call.path)
+                await asyncio.Event().wait()
+
+        async def main() -> None:
+            proceed = governed(known, racing("/1", "/2", delay=0.001))
+            task = asyncio.create_task(arun(proceed, call_to(), Stuck(Script())))
+            while len(started) < 2:
+                await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        asyncio.run(main())
+        assert idle(known)

@@ -8,9 +8,10 @@ from typing import Any
 import httpx2
 
 from meshlib.balance.fleet import Fleet
-from meshlib.flow import Next
+from meshlib.client.stack import Stack
 from meshlib.model import Instance, ServiceUrl, Snapshot
 from meshlib.mounts import AsyncMeshTransport, MeshTransport
+from meshlib.policies.base import Site
 from meshlib.settings import Settings
 from meshlib.transport import AsyncEngine, Engine
 from tests.unit.flows import governed, idle
@@ -57,8 +58,8 @@ class World:
         self.async_engine = AsyncEngine(made, lambda _instance: httpx2.MockTransport(handler))
         self.proceed = {name: governed(known) for name, known in self.fleets.items()}
 
-    def stack(self, host: str) -> tuple[ServiceUrl, Next]:
-        return ServiceUrl.parse(host), self.proceed[host]
+    def stack(self, host: str) -> tuple[ServiceUrl, Stack]:
+        return ServiceUrl.parse(host), Stack(Site(), (), self.proceed[host])
 
     def transport(self) -> MeshTransport:
         return MeshTransport(self.stack, self.engine)

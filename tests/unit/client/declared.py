@@ -7,8 +7,11 @@ from typing import TypeVar
 
 import httpx2
 
+from meshlib.client.declare import Method
+from meshlib.client.stack import Stack
 from meshlib.client.stub import AsyncStub, SyncStub, declaration_of, implement
 from meshlib.model import ServiceUrl
+from meshlib.policies.base import Site
 from tests.unit.wiring import Handler, World
 
 C = TypeVar("C")
@@ -17,10 +20,13 @@ C = TypeVar("C")
 def client(cls: type[C], handler: Handler | World, *, name: str = "", timeout: float = 10.0) -> C:
     world = handler if isinstance(handler, World) else World(handler)
     target = ServiceUrl.parse(name) if name else declaration_of(cls).target
-    proceed = world.proceed[target.service]
     clock = time.monotonic
+
+    def stack(method: Method) -> Stack:
+        return Stack(Site(method=f"{cls.__qualname__}.{method.name}"), (), world.proceed[target.service])
+
     return implement(  # type: ignore[no-any-return]
-        cls, target, SyncStub(proceed, world.engine, clock), AsyncStub(proceed, world.async_engine, clock),
+        cls, target, stack, SyncStub(world.engine, clock), AsyncStub(world.async_engine, clock),
         timeout=timeout, connect=1.0,
     )  # fmt: skip
 

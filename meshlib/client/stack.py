@@ -1,0 +1,64 @@
+"""THE ORDER of a consumer's layers, outermost first. A stack holds those of them that its client uses.
+
+cache                  an answer that is at hand costs nothing below
+fallback               sees what everything below came to
+timeout                one budget for all attempts and pauses
+retry                  above balance: another attempt gets another instance; above the limits: every attempt counts, and
+                       none is held while it sleeps
+hedge                  a second attempt is an attempt like any other, to what is below
+rate_limit             before a permit is taken: whoever has to wait for its turn holds nothing
+bulkhead               how many at once
+adaptive_concurrency   the same, by what latency says
+circuit_breaker        below the limits: it sees only what the remote did
+inject_fault           below the breaker: to be taken for the remote's
+route                  which instances may be chosen from
+failover               directly above balance: it never waits, and what it repeats was never sent, or is idempotent
+balance                innermost but for what signs: everything above speaks of the service, everything below of one instance
+send
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from meshlib.balance.layer import Balance, Source
+from meshlib.balance.pickers import Picker
+from meshlib.balance.tiers import Here
+from meshlib.flow import Layer, Next, compose
+from meshlib.policies.base import Policy, Site, overlaid
+from meshlib.policies.failover import Failover
+
+ORDER: Final = (
+    "cache", "fallback", "timeout", "retry", "hedge", "rate_limit", "bulkhead", "adaptive_concurrency", "circuit_breaker",
+    "inject_fault", "route",
+)  # fmt: skip
+
+
+def innermost(source: Source, picker: Picker, here: Here) -> Next:
+    """What every call passes: failover and balance. ``here`` is who calls."""
+    return compose([Failover(), Balance(source, picker, here=here)])
+
+
+class Stack:
+    """The layers of one method (or of a client without methods): ``proceed`` is swapped whole when the rules change.
+
+    A policy that stays the same keeps its layer, and so its state; a changed one begins anew.
+    """
+
+    def __init__(self, site: Site, policies: Sequence[Policy], below: Next) -> None:
+        self.site, self.policies = site, tuple(policies)
+        self._below = below
+        self._bound: dict[Policy, Layer] = {}
+        self.overlay(())
+
+    def overlay(self, rules: Iterable[Policy]) -> None:
+        """Put ``rules`` (of a document) over the policies of the code."""
+        self.effective = in_order(overlaid(self.policies, tuple(rules)))
+        self._bound = {policy: self._bound.get(policy) or policy.bind(self.site) for policy in self.effective}
+        self.proceed = compose(self._bound.values(), self._below)
+
+
+def in_order(policies: Iterable[Policy]) -> tuple[Policy, ...]:
+    """``policies`` as THE ORDER has them; kinds that are not ours stand outermost, as they were given."""
+    return tuple(sorted(policies, key=lambda policy: ORDER.index(policy.kind) if policy.kind in ORDER else -1))

@@ -132,6 +132,8 @@ def outage(cast: Cast, how: str, seconds: float) -> None:
     time.sleep(seconds / 2)
     newcomer = cast.stage.consumer("--rate", "20")
     time.sleep(seconds / 2)
+    # However long a busy machine takes to start a process, its first call falls into the outage.
+    eventually(lambda: newcomer.ask().calls > 0, within=20.0, what="a newcomer calls")
     fresh, calls = newcomer.ask(), sum(report.calls for report in cast.reports())
     cast.registry.give_back(how)
     back = time.monotonic()

@@ -1,0 +1,81 @@
+"""Random histories on fakes, a thousand for each backend."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.model.checker import Make, Outcome, Violation, play
+from tests.model.embedded import Local, Memory
+from tests.model.history import Step, generate, shorten
+from tests.model.servers import Consul, Etcd
+from tests.model.subjects import Subject
+
+HISTORIES = 1000
+KINDS: dict[str, type[Subject]] = {"memory": Memory, "local": Local, "consul": Consul, "etcd": Etcd}
+
+
+def maker(kind: str, room: Path) -> Make:
+    """Makes subjects of ``kind``; files go to ``room``."""
+    if kind == "local":
+        return lambda service, clock, rng: Local(service, clock, rng, room=room)
+    return KINDS[kind]
+
+
+def steps_of(kind: str, seed: int) -> list[Step]:
+    """The history ``seed`` of ``kind``."""
+    from tests.model.subjects import PROVIDING
+
+    return generate(seed, {**PROVIDING, **KINDS[kind].faults})
+
+
+def seeds(kind: str, count: int) -> range:
+    """Those to play: all, or the one that MESHLIB_HISTORY names."""
+    named, _, seed = os.environ.get("MESHLIB_HISTORY", "").partition(":")
+    if not named:
+        return range(count)
+    return range(int(seed), int(seed) + 1) if named == kind else range(0)
+
+
+def hunt(kind: str, room: Path, count: int) -> list[Outcome]:
+    """Play ``count`` histories; the first one that fails is made short and told."""
+    make, outcomes = maker(kind, room), []
+    for seed in seeds(kind, count):
+        steps = steps_of(kind, seed)
+        try:
+            outcomes.append(play(make, seed, steps))
+        except Violation:
+            short = shorten(steps, lambda some, seed=seed: fails(make, seed, some))  # type: ignore[misc]
+            pytest.fail(told(make, kind, seed, short))
+    return outcomes
+
+
+def fails(make: Make, seed: int, steps: list[Step]) -> bool:
+    try:
+        play(make, seed, steps)
+    except Violation:
+        return True
+    return False
+
+
+def told(make: Make, kind: str, seed: int, steps: list[Step]) -> str:
+    """The failing history, with what was seen at each step."""
+    lines: list[str] = []
+    try:
+        play(make, seed, steps, lines.append)
+        problem = "it does not fail again: not deterministic?"
+    except Violation as violation:
+        problem = str(violation)
+    return "\n".join([problem, f"MESHLIB_HISTORY={kind}:{seed} plays it again; made short, it is:", *map(str, steps), "", *lines])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_histories(kind: str, tmp_path: Path) -> None:
+    outcomes = hunt(kind, tmp_path, HISTORIES)
+    if outcomes:
+        worst = max(outcomes, key=lambda one: one.convergence)
+        late = max(outcomes, key=lambda one: one.contact)
+        snapshots = sum(one.published for one in outcomes)
+        print(f"{kind}: {len(outcomes)} histories, {snapshots} snapshots, contact ≤ {late.contact:.2f} s, then ≤ {worst.convergence:.2f} s")

@@ -151,11 +151,13 @@ class FakeEtcd:
         known = self.behind.get(link.host) or Replica(self.revision, self.keys)
         key, end = un64(body["key"]), un64(body["range_end"])
         found = sorted(one for one in known.keys if key <= one < end or one == key)
-        newer = [one for one in found if known.keys[one].revision >= int(body.get("min_mod_revision", 0))]
+        if body.get("sort_target") == "MOD":
+            found.sort(key=lambda one: known.keys[one].revision, reverse=body["sort_order"] == "DESCEND")
+        shown = found[: int(body.get("limit", 0)) or None]
         bare = bool(body.get("keys_only"))
         answer = {
             "header": {"revision": str(known.revision)},
-            "kvs": [self._pair(one, known.keys[one], bare=bare) for one in newer],
+            "kvs": [self._pair(one, known.keys[one], bare=bare) for one in shown],
             "count": str(len(found)),
         }
         hook, self.listed_once = self.listed_once, None

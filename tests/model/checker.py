@@ -1,6 +1,6 @@
 """What must hold of a view, whatever befalls its registry.
 
-**Of everything published**: instances are ordered and unique by id; each one was registered under this service at some time,
+**Of everything listed and published**: instances are ordered and unique by id; each one was registered under this service at some time,
 exactly so; those that are no suspects are together what the registry listed at one moment, no longer ago than the backend
 promises; nobody in maintenance can be picked, and nobody is lost between snapshot and fleet; the snapshot counts as confirmed
 no later than the registry last answered; time does not run backwards in it.
@@ -20,10 +20,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
+from meshlib.backends.base import Listing, Registry
 from meshlib.balance.fleet import Fleet
 from meshlib.discovery.follow import SUSPECTS_EVERY, Follower, Surroundings
 from meshlib.discovery.merge import Known
@@ -75,6 +77,19 @@ class CheckedView(View):
         self._check(before, known)
 
 
+class Looked:
+    """A registry whose listings are looked at before the view sees them."""
+
+    def __init__(self, inner: Registry, look: Callable[[Listing], None]) -> None:
+        self._inner, self._look = inner, look
+
+    async def watch(self, service: ServiceUrl) -> AsyncIterator[Listing]:
+        async with aclosing(self._inner.watch(service)) as listings:  # type: ignore[type-var]
+            async for listing in listings:
+                self._look(listing)
+                yield listing
+
+
 class Checker:
     """A view that follows ``subject``, and what must hold of it."""
 
@@ -92,7 +107,7 @@ class Checker:
         self.task = asyncio.create_task(Follower(self.view, around).run())
 
     async def _registry(self) -> Any:
-        return self.subject.registry
+        return Looked(self.subject.registry, self._listing)
 
     def wall(self) -> float:
         return WALL + self.clock()
@@ -102,6 +117,11 @@ class Checker:
         await asyncio.gather(self.task, return_exceptions=True)
 
     # -- of everything published
+
+    def _listing(self, listing: Listing) -> None:
+        ids = [one.id for one in listing.instances]
+        if ids != sorted(set(ids)):
+            self.violation = self.violation or Violation(f"a listing that is not ordered and unique: {ids}")
 
     def _published(self, before: Known | None, known: Known) -> None:
         self.published += 1

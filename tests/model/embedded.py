@@ -21,6 +21,9 @@ from tests.model.subjects import Subject, Watched
 
 T = TypeVar("T")
 
+POLL = 0.2
+"""Seconds between two looks of the local registry: four times the usual, because a thousand histories have many."""
+
 
 class Embedded(Subject):
     """Its truth is a naive model of the operations that went well."""
@@ -112,7 +115,7 @@ class Local(Embedded):
     async def open(self) -> None:
         await super().open()
         self.room.mkdir()
-        self.databases = [Inline(self.path, clock=self.clock, boot="boot", timeout=0.01) for _ in range(2)]
+        self.databases = [Inline(self.path, clock=self.clock, boot="boot", timeout=0.01, poll=POLL) for _ in range(2)]
         mine, theirs = map(LocalRegistry, self.databases)
         self.registry, self.providing = Watched(mine, self), [theirs]  # type: ignore[assignment]
         self.holder: sqlite3.Connection | None = None

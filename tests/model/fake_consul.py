@@ -8,7 +8,6 @@ state of its checks; a restored snapshot wakes whoever waits, with an index of t
 from __future__ import annotations
 
 import asyncio
-import copy
 import json
 import random
 from collections.abc import Iterator
@@ -47,6 +46,11 @@ class Record:
         return {"Node": {"Address": f"10.1.0.{node + 1}"}, "Service": self.service, "Checks": checks}
 
 
+def copies(records: dict[Key, Record]) -> dict[Key, Record]:
+    """A state of their own; what was registered is never changed, but replaced."""
+    return {key: replace(record) for key, record in records.items()}
+
+
 @dataclass(frozen=True)
 class Replica:
     """What a server that is behind knows: how it was ``since``; ``led`` when it still reaches a leader."""
@@ -77,7 +81,8 @@ class FakeConsul:
 
     def restore(self, back: int) -> None:
         """An operator restores the state of ``back`` changes ago."""
-        self._become(*copy.deepcopy(self.past[-1 - back % len(self.past)] if self.past else (3, {})))
+        index, records = self.past[-1 - back % len(self.past)] if self.past else (3, {})
+        self._become(index, copies(records))
 
     def _become(self, index: int, records: dict[Key, Record]) -> None:
         self.index, self.records, self.epoch = index, records, self.epoch + 1
@@ -88,7 +93,7 @@ class FakeConsul:
 
     def lag(self, host: int, *, led: bool) -> None:
         """``host`` falls behind from now on."""
-        self.behind[host] = Replica(self.index, copy.deepcopy(self.records), self.ledger.clock(), led)
+        self.behind[host] = Replica(self.index, copies(self.records), self.ledger.clock(), led)
 
     def catch_up(self) -> None:
         """No server is behind."""
@@ -100,7 +105,7 @@ class FakeConsul:
         self.index += self.rng.choice((1, 1, 1, 5))
         if written:
             written.service["ModifyIndex"] = self.index
-        self.past.append((self.index, copy.deepcopy(self.records)))
+        self.past.append((self.index, copies(self.records)))
         self._publish()
 
     def _publish(self) -> None:

@@ -11,9 +11,9 @@ from tests.model.checker import Make, Outcome, Violation, play
 from tests.model.embedded import Local, Memory
 from tests.model.history import Step, generate, shorten
 from tests.model.servers import Consul, Etcd
-from tests.model.subjects import Subject
+from tests.model.subjects import PROVIDING, Subject
 
-HISTORIES = 1000
+HISTORIES, MORE = 1000, 20_000
 KINDS: dict[str, type[Subject]] = {"memory": Memory, "local": Local, "consul": Consul, "etcd": Etcd}
 
 
@@ -26,23 +26,21 @@ def maker(kind: str, room: Path) -> Make:
 
 def steps_of(kind: str, seed: int) -> list[Step]:
     """The history ``seed`` of ``kind``."""
-    from tests.model.subjects import PROVIDING
-
     return generate(seed, {**PROVIDING, **KINDS[kind].faults})
 
 
-def seeds(kind: str, count: int) -> range:
+def seeds(kind: str, start: int, count: int) -> range:
     """Those to play: all, or the one that MESHLIB_HISTORY names."""
     named, _, seed = os.environ.get("MESHLIB_HISTORY", "").partition(":")
     if not named:
-        return range(count)
+        return range(start, start + count)
     return range(int(seed), int(seed) + 1) if named == kind else range(0)
 
 
-def hunt(kind: str, room: Path, count: int) -> list[Outcome]:
-    """Play ``count`` histories; the first one that fails is made short and told."""
+def hunt(kind: str, room: Path, count: int, *, start: int = 0) -> list[Outcome]:
+    """Play ``count`` histories, from ``start`` on; the first one that fails is made short and told."""
     make, outcomes = maker(kind, room), []
-    for seed in seeds(kind, count):
+    for seed in seeds(kind, start, count):
         steps = steps_of(kind, seed)
         try:
             outcomes.append(play(make, seed, steps))
@@ -72,8 +70,17 @@ def told(make: Make, kind: str, seed: int, steps: list[Step]) -> str:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_histories(kind: str, tmp_path: Path) -> None:
-    outcomes = hunt(kind, tmp_path, HISTORIES)
+def test_histories(kind: str, room: Path) -> None:
+    report(kind, hunt(kind, room, HISTORIES))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_more_histories(kind: str, room: Path) -> None:
+    report(kind, hunt(kind, room, MORE, start=HISTORIES))
+
+
+def report(kind: str, outcomes: list[Outcome]) -> None:
     if outcomes:
         worst = max(outcomes, key=lambda one: one.convergence)
         late = max(outcomes, key=lambda one: one.contact)

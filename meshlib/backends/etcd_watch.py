@@ -91,9 +91,7 @@ class _Known:
         The key that was written last answers for all. Not the revision alone: a store that lost its state may have come as
         far again, with as many keys. Its leases are others.
         """
-        answer = await self.gateway.prefix(
-            self.prefix, keys_only=True, limit="1", sort_target="MOD", sort_order="DESCEND"
-        )
+        answer = await self.gateway.prefix(self.prefix, keys_only=True, limit="1", sort_target="MOD", sort_order="DESCEND")
         last = max(self.keys.values(), default=(0, 0))
         fits = all(self.keys.get(pair.key) == _written(pair) and pair.mod_revision == last[0] for pair in answer.kvs)
         if answer.header.revision < self.revision or answer.count != len(self.keys) or not fits:

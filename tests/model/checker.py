@@ -176,7 +176,9 @@ class Checker:
         lost = self.subject.lost()
         refused = lost is not None and self.clock() > lost + LOUD
         silent = self.clock() > self.subject.answered() + self.subject.blind
-        must(not (self.view.live and (refused or silent)), f"live though nothing answers since {lost or self.subject.answered()}")
+        must(
+            not (self.view.live and (refused or silent)), f"live though nothing answers since {lost or self.subject.answered()}"
+        )
 
     # -- convergence
 
@@ -221,7 +223,9 @@ def _named(instances: Sequence[Any], suspects: Any = ()) -> str:
     return f"[{' '.join(named)}]"
 
 
-async def follow(subject: Subject, steps: Sequence[Step], clock: FakeClock, rng: random.Random, tell: Callable[[str], None]) -> Outcome:
+async def follow(
+    subject: Subject, steps: Sequence[Step], clock: FakeClock, rng: random.Random, tell: Callable[[str], None]
+) -> Outcome:
     """Play ``steps`` on ``subject`` while a view follows it; raises :class:`Violation`."""
     await subject.open()
     checker = Checker(subject, clock, rng)
@@ -230,7 +234,9 @@ async def follow(subject: Subject, steps: Sequence[Step], clock: FakeClock, rng:
             await asyncio.sleep(step.pause)
             checker.look()
             await subject.do(step.action, step.who, step.how)
-            tell(f"{clock() - 1000:8.3f}  {step.action}({step.who}, {step.how}): {checker.shown}, listed {_named(subject.ledger.now)}")
+            tell(
+                f"{clock() - 1000:8.3f}  {step.action}({step.who}, {step.how}): {checker.shown}, listed {_named(subject.ledger.now)}"
+            )
             checker.look()
         await subject.heal()
         tell(f"{clock() - 1000:8.3f}  healed: {checker.shown}, listed {_named(subject.ledger.now)}")

@@ -18,7 +18,6 @@ from meshlib.model import Instance, ServiceUrl
 from tests.model.ledger import Leases
 from tests.model.subjects import Subject, Watched
 
-
 T = TypeVar("T")
 
 POLL = 0.2

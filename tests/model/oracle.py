@@ -43,7 +43,7 @@ def host(value: Any) -> bytes | str | None:
 
 def named(value: str) -> bool:
     """Whether it is a host name."""
-    labels = (value[:-1] if value.endswith(".") else value).split(".")
+    labels = (value.removesuffix(".")).split(".")
     fine = all(0 < len(label) < 64 and set(label) <= NAME and label[0] != "-" != label[-1] for label in labels)
     try:
         socket.inet_aton(value.rstrip("."))  # takes what resolvers take: 127.1, 0x7f.1, 2130706433

@@ -12,7 +12,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-GOOD_HOSTS = ("10.0.0.5", "192.168.1.77", "fe80::1", "2001:db8::5", "[2001:db8::6]", "orders.internal", "Node-7.DC1", "a", "x_y.z")
+GOOD_HOSTS = (
+    "10.0.0.5",
+    "192.168.1.77",
+    "fe80::1",
+    "2001:db8::5",
+    "[2001:db8::6]",
+    "orders.internal",
+    "Node-7.DC1",
+    "a",
+    "x_y.z",
+)
 BAD_HOSTS = (
     "2130706433", "0x7f.1", "0x7f000001", "127.1", "017700000001", "0177.0.0.1", "10.0.0.0x5", "1.2.3.4.5", "256.1.1.1",
     "x@evil", "user:secret@10.0.0.5", "10.0.0.5\r\nX: 1", "10.0.0.5\n", "fe80::1%eth0", "fe80::1%25eth0", "[::1", "::1]", "[]",
@@ -27,7 +37,23 @@ BAD_PORTS = (
     0, -1, 65536, 10**9, 10**30, -(10**30), 80.5, 1e300, True, False, None, "", "0", "-1", "+80", " 80", "80 ", "8_0", "0x50", "８０",
     "٨٠", "80.0", "1e3", "65536", "80\r\n", "9" * 5000, [], [80], {}, {"port": 80},
 )  # fmt: skip
-BAD_IDS = ("", " ", "a b", "a\r\nX: 1", "a\x00", "é", "x" * 256, "\u202e", "a\x1b[31m", "a\n2026 ERROR forged", 5, None, [], {}, True)
+BAD_IDS = (
+    "",
+    " ",
+    "a b",
+    "a\r\nX: 1",
+    "a\x00",
+    "é",
+    "x" * 256,
+    "\u202e",
+    "a\x1b[31m",
+    "a\n2026 ERROR forged",
+    5,
+    None,
+    [],
+    {},
+    True,
+)
 BAD_TEXTS = ("a\r\nb", "\x00", "\x1b[2J", "\u2028", "x" * 513, "x" * 100_000, 5, None, [], {}, True, 1.5)
 WRONG = (None, True, False, 0, -1, 1.5, 10**40, "", "text", [], [[]], {}, {"a": {}})
 NASTY = "\r\n\t\0 @/#?%:[]{}\\\"'<>,;|&=+*~^`.-_0x１٠。①é\u2028\u202e\x7f\x85"
@@ -71,7 +97,9 @@ class Generator:
             case 7:
                 return "".join(self.rng.choices(NASTY + "abc0123456789", k=self.rng.randrange(12)))
             case 8:
-                return ".".join(str(self.rng.choice((0, 1, 127, 255, 256, "0x1", "01"))) for _ in range(self.rng.randrange(1, 6)))
+                return ".".join(
+                    str(self.rng.choice((0, 1, 127, 255, 256, "0x1", "01"))) for _ in range(self.rng.randrange(1, 6))
+                )
         return self.rng.choice(WRONG)
 
     def bent(self, text: str) -> str:
@@ -134,7 +162,9 @@ class Generator:
                 place = self.rng.randrange(len(text))
                 return text[:place] + bytes([self.rng.randrange(256)]) + text[place + 1 :]
             case 3 if self.odds(0.02):
-                return self.rng.choice((b"[" * DEEP, b'{"a":' * DEEP, b'{"extra":' + b"[" * DEEP + b"]" * DEEP + b"," + text[1:]))
+                return self.rng.choice(
+                    (b"[" * DEEP, b'{"a":' * DEEP, b'{"extra":' + b"[" * DEEP + b"]" * DEEP + b"," + text[1:])
+                )
             case 4 if self.odds(0.02):
                 return b'{"extra":"' + b"x" * 1_000_000 + b'",' + text[1:]
             case 5 if self.odds(0.3):
@@ -165,7 +195,11 @@ class Generator:
         if self.odds(0.1):
             entry.pop(self.rng.choice(list(entry)))
         text = dump(entry)
-        return text[:-1] + b',"Service":' + dump({"ID": "bad-twice", "Address": self.host(), "Port": 81}) + b"}" if self.odds(0.1) else text
+        return (
+            text[:-1] + b',"Service":' + dump({"ID": "bad-twice", "Address": self.host(), "Port": 81}) + b"}"
+            if self.odds(0.1)
+            else text
+        )
 
     def meta(self, fields: dict[str, Any]) -> Any:
         """Of a registration of ours, of Spring's, or of nobody's."""

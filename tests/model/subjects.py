@@ -6,7 +6,6 @@ numbers that a history is made of; what they choose is decided here.
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
@@ -19,7 +18,13 @@ from meshlib.model import Instance, ServiceUrl, Status
 from tests.model.ledger import Ledger
 
 SERVICES = (ServiceUrl("orders"), ServiceUrl("orders", "a.b"))
-NEIGHBOURS = (ServiceUrl("orders"), ServiceUrl("orders", "a.b"), ServiceUrl("orders-2"), ServiceUrl("a-b-orders"), ServiceUrl("order"))
+NEIGHBOURS = (
+    ServiceUrl("orders"),
+    ServiceUrl("orders", "a.b"),
+    ServiceUrl("orders-2"),
+    ServiceUrl("a-b-orders"),
+    ServiceUrl("order"),
+)
 """Services whose names lie close to those that are watched, in one backend or another."""
 NAMES = ("p0", "p1", "p2", "p3")
 TTLS = (4.0, 30.0, 30.0)
@@ -39,6 +44,7 @@ class Subject:
     name = ""
     faults: Mapping[str, int] = {}
     blind = 3.0
+    names: tuple[str, ...] = NAMES
     registry: Registry
     providing: list[Registry]
 
@@ -72,10 +78,10 @@ class Subject:
     async def start(self, who: int, how: int) -> None:
         """A process starts, perhaps in the place of one that runs."""
         self.starts += 1
-        name = NAMES[who % len(NAMES)]
+        name = self.names[who % len(self.names)]
         instance = Instance.parse({
             "service": self.service.service, "namespace": self.service.namespace, "id": name, "host": f"10.0.0.{1 + how % 3}",
-            "port": 8000 + who % len(NAMES), "generation": str(self.starts), "zone": ("", "z1")[how % 2],
+            "port": 8000 + who % len(self.names), "generation": str(self.starts), "zone": ("", "z1")[how % 2],
             "weight": 1 + how % 3, "labels": {"n": str(self.starts)},
         })  # fmt: skip
         await self._run(instance, how)
@@ -87,24 +93,24 @@ class Subject:
 
     async def say(self, who: int, how: int) -> None:
         """A process says that it is up, draining or in maintenance."""
-        known = self.running.get(NAMES[who % len(NAMES)])
+        known = self.running.get(self.names[who % len(self.names)])
         if known:
             await self._run(replace(known, status=STATUSES[how % len(STATUSES)]), how)
 
     async def leave(self, who: int, how: int) -> None:
         """A process deregisters, and stops whether it could or not."""
-        known = self.running.get(NAMES[who % len(NAMES)])
+        known = self.running.get(self.names[who % len(self.names)])
         if known:
             await self.deregister(known, how)
             del self.running[known.id]
 
     async def crash(self, who: int, how: int) -> None:
         """A process ends without a word."""
-        self.running.pop(NAMES[who % len(NAMES)], None)
+        self.running.pop(self.names[who % len(self.names)], None)
 
     async def unlist(self, who: int, how: int) -> None:
         """Somebody removes the entry of a process that goes on running, and wishes it to stay away."""
-        known = self.running.get(NAMES[who % len(NAMES)])
+        known = self.running.get(self.names[who % len(self.names)])
         if known:
             self.unlisted.add(known.id)
             await self.deregister(known, how)
@@ -121,7 +127,10 @@ class Subject:
         url = others[who % len(others)]
         self.starts += 1
         await self.register(
-            Instance(url.service, f"q{who % len(others)}", "10.9.9.9", 9999, generation=str(self.starts), namespace=url.namespace), how
+            Instance(
+                url.service, f"q{who % len(others)}", "10.9.9.9", 9999, generation=str(self.starts), namespace=url.namespace
+            ),
+            how,
         )
 
     async def register(self, instance: Instance, how: int) -> None:
@@ -202,8 +211,3 @@ class Watched:
                     yield listing
         finally:
             self._subject.watching = False
-
-
-async def settled() -> None:
-    """Let all that is due now happen."""
-    await asyncio.sleep(1e-3)

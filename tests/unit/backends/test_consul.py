@@ -122,7 +122,9 @@ async def test_an_unreadable_listing(body: bytes) -> None:
 
 async def test_text_that_is_no_utf8_costs_its_entry_only() -> None:
     bad = msgspec.json.encode(entry("bad", Address="XX")).replace(b"XX", b"\xff")
-    assert [one.id for one in await fetch(lambda _: answer(b"[" + bad + b"," + msgspec.json.encode(entry("good")) + b"]"))] == ["good"]
+    assert [one.id for one in await fetch(lambda _: answer(b"[" + bad + b"," + msgspec.json.encode(entry("good")) + b"]"))] == [
+        "good"
+    ]
     with pytest.raises(InvalidAnswer):
         await fetch(lambda _: answer(b'[{"\xff":1}'))
 

@@ -539,7 +539,10 @@ class TestWatch:
         decoded = counting(monkeypatch)
         many = [pair(f"i{n}") for n in range(1000)]
         lines = [created(), *(events(put("i7", 11 + n, version=str(n))) for n in range(5)), events(gone("i8", 16)), SILENCE]
-        server = FakeEtcd(range=[ranged(*many), ranged(pair("i7", b"", revision=15), revision=16, count=999)], watch=[lines, [created(16), SILENCE]])
+        server = FakeEtcd(
+            range=[ranged(*many), ranged(pair("i7", b"", revision=15), revision=16, count=999)],
+            watch=[lines, [created(16), SILENCE]],
+        )
         counts = []
         async with aclosing(server.registry().watch(ORDERS)) as watch:  # type: ignore[type-var]
             async for _ in watch:

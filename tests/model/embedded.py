@@ -7,7 +7,7 @@ import itertools
 import random
 import sqlite3
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -97,13 +97,19 @@ class Inline(Database):
         await asyncio.sleep(0)
         return work(*args)
 
+    async def close(self) -> None:
+        handle = self._handle
+        await super().close()
+        if handle is not None:
+            handle.writer.close()
+
 
 class Local(Embedded):
     """The file removed, damaged, replaced by a directory's absence, locked by another process. The view and the providers
     have connections of their own, as in two processes."""
 
     name = "local"
-    faults = {"remove": 2, "damage": 1, "block": 2, "unblock": 3, "lock": 2, "unlock": 3, "vandal": 1}
+    faults = {"remove": 2, "damage": 1, "block": 2, "unblock": 3, "lock": 1, "unlock": 3, "vandal": 1}
     numbers = itertools.count()
 
     def __init__(self, service: ServiceUrl, clock: Any, rng: random.Random, *, room: Path) -> None:
@@ -183,9 +189,8 @@ class Local(Embedded):
         document = (b"{", b"\xff", b"[]", b'{"id":"p9","host":"x@evil","port":1}')[how % 4]
         row = (self.service.namespace, self.service.service, "p9", document, "boot", 9e9)
         if self.path.is_file() and self.holder is None:
-            with closing(sqlite3.connect(self.path, timeout=1)) as writer, writer:
-                tables = writer.execute("SELECT count(*) FROM sqlite_master WHERE name = 'instances'").fetchone()[0]
-                if tables:
+            with suppress(sqlite3.Error):  # there may be no database at the moment
+                with closing(sqlite3.connect(self.path, timeout=1)) as writer, writer:
                     writer.execute("REPLACE INTO instances VALUES (?, ?, ?, ?, ?, ?)", row)
 
     async def mend(self) -> None:

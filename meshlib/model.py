@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import MappingProxyType
@@ -46,15 +47,16 @@ def parse_host(host: str) -> str:
     """Return ``host`` as a canonical literal IP or a strict host name, else raise ValueError.
 
     All-digit "host names" (``2130706433``, ``127.1``, ``0x7f.1``) are refused: resolvers read them as addresses. So are
-    scoped IPv6 addresses (``fe80::1%eth0``): the scope is free text, and means nothing on another host.
+    scoped IPv6 addresses (``fe80::1%eth0``): the scope is free text, and means nothing on another host. Brackets belong
+    around an IPv6 address only.
     """
     if len(host) > 253 or "%" in host:
         raise ValueError("longer than 253 characters, or with a %")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    try:
-        return str(ipaddress.ip_address(bare))
-    except ValueError:
-        pass
+    with suppress(ValueError):
+        address = ipaddress.ip_address(bare)
+        if bare == host or address.version == 6:
+            return str(address)
     labels = host.removesuffix(".").split(".")
     if not all(_HOST_LABEL.fullmatch(label) for label in labels):
         raise ValueError("neither an IP address nor a host name")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
@@ -155,11 +154,13 @@ def next_index(last: int, answered: int) -> int:
 async def follow(
     ask: Callable[[int], Awaitable[tuple[int, T]]],
     *,
-    clock: Callable[[], float] = time.monotonic,
+    clock: Callable[[], float] | None = None,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> AsyncGenerator[tuple[int, T], None]:
     """Ask, with the index to wait for, again and again, and yield the answers that changed; unchanged ones at most once a
-    second, as proof of life, because the index moves with things that are none of ours."""
+    second, as proof of life, because the index moves with things that are none of ours. ``clock`` is the loop's unless
+    given."""
+    clock = clock or asyncio.get_running_loop().time
     index, last, yielded = 0, None, 0.0
     while True:
         asked = clock()

@@ -214,20 +214,20 @@ def entries(body: bytes) -> list[Entry]:
     """The entries of a listing; one that is malformed is left out."""
     try:
         return _entries.decode(body) or []
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, UnicodeDecodeError):
         pass
     except (msgspec.DecodeError, RecursionError) as problem:
         raise InvalidAnswer(f"a listing that is not JSON: {problem}") from problem
     try:
         return [entry for raw in _raws.decode(body) or () if (entry := _entry_or_none(raw))]
-    except (msgspec.DecodeError, RecursionError) as problem:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
         raise InvalidAnswer(f"a listing that is no list: {problem}") from problem
 
 
 def _entry_or_none(raw: msgspec.Raw) -> Entry | None:
     try:
         return _entry.decode(raw)
-    except (msgspec.DecodeError, RecursionError) as problem:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
         _warn(f"an entry of a listing is malformed: {problem}")
         return None
 

@@ -83,7 +83,7 @@ class Gateway:
 
     async def range(self, key: bytes, end: bytes = b"", **options: Any) -> Ranged:
         """The keys from ``key`` to before ``end`` (none: just ``key``), ordered. ``options`` are those of etcd's
-        RangeRequest: ``serializable``, ``keys_only``, ``min_mod_revision``."""
+        RangeRequest: ``serializable``, ``keys_only``, ``limit``, ``sort_target``, ``sort_order``."""
         return await self.call("/v3/kv/range", {"key": key, "range_end": end, **options}, Ranged)
 
     async def prefix(self, prefix: bytes, **options: Any) -> Ranged:

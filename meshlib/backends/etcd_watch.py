@@ -1,9 +1,9 @@
 """Follow what is under a prefix of etcd: one listing, then the changes, and a check of the whole while nothing changes.
 
 A watch that says nothing may be idle, dead, attached to a member that the others have left behind, or waiting for a
-revision that will never come; they look alike. So after ``idle`` seconds without a change the leader is asked whether
-anything under the prefix is newer than what is known, which costs no documents, and the watch is opened anew behind that
-answer. The same question covers compaction and a store that lost its state: whatever does not fit is listed again.
+revision that will never come; they look alike. So after ``idle`` seconds without a change the leader is asked how many keys
+there are and which was written last, which costs no documents, and the watch is opened anew behind that answer. The same
+question covers compaction and a store that lost its state: whatever does not fit is listed again.
 """
 
 from __future__ import annotations
@@ -59,14 +59,15 @@ class _Known:
     def __init__(self, gateway: Gateway, prefix: bytes) -> None:
         self.gateway, self.prefix = gateway, prefix
         self.revision = 0
-        self.keys: set[bytes] = set()
+        self.keys: dict[bytes, tuple[int, int]] = {}
+        """When each was written, and the lease it hangs on."""
 
     async def list(self, *, serializable: bool) -> Change:
         """Everything anew."""
         answer = await self.gateway.prefix(self.prefix, serializable=serializable)
         self.revision = answer.header.revision
         found = {pair.key: pair for pair in answer.kvs if pair.key.startswith(self.prefix)}
-        self.keys = set(found)
+        self.keys = {key: _written(pair) for key, pair in found.items()}
         return Change(self.revision, found, whole=True)
 
     def apply(self, answer: Watched) -> Change:
@@ -77,14 +78,27 @@ class _Known:
             self.revision = max(self.revision, event.kv.mod_revision)
             if event.kv.key.startswith(self.prefix):
                 keys[event.kv.key] = event.kv if event.type == "PUT" else None
-        self.keys.update(key for key, pair in keys.items() if pair)
-        self.keys.difference_update(key for key, pair in keys.items() if not pair)
+        for key, pair in keys.items():
+            if pair:
+                self.keys[key] = _written(pair)
+            else:
+                self.keys.pop(key, None)
         return Change(self.revision, keys)
 
     async def confirm(self) -> Change:
-        """Ask the leader whether what is known is all there is; if not, list it again."""
-        newer = await self.gateway.prefix(self.prefix, keys_only=True, min_mod_revision=str(self.revision + 1))
-        if newer.header.revision < self.revision or newer.kvs or newer.count != len(self.keys):
+        """Ask the leader whether what is known is all there is; if not, list it again.
+
+        The key that was written last answers for all. Not the revision alone: a store that lost its state may have come as
+        far again, with as many keys. Its leases are others.
+        """
+        answer = await self.gateway.prefix(self.prefix, keys_only=True, limit="1", sort_target="MOD", sort_order="DESCEND")
+        last = max(self.keys.values(), default=(0, 0))
+        fits = all(self.keys.get(pair.key) == _written(pair) and pair.mod_revision == last[0] for pair in answer.kvs)
+        if answer.header.revision < self.revision or answer.count != len(self.keys) or not fits:
             return await self.list(serializable=False)
-        self.revision = newer.header.revision
+        self.revision = answer.header.revision
         return Change(self.revision, {})
+
+
+def _written(pair: Pair) -> tuple[int, int]:
+    return (pair.mod_revision, pair.lease)

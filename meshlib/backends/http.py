@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator, Mapping
+import zlib
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -88,7 +89,7 @@ class ControlClient:
             # The client's own timeouts are per read: a server that trickles would be listened to for ever.
             async with (
                 asyncio.timeout(deadline),
-                self._open(method, path, headers, content, deadline, watch=watch) as response,
+                self._open(method, path, headers, content, deadline, watch=watch, encoding="gzip") as response,
             ):
                 return await _read(response)
         except TimeoutError:
@@ -104,12 +105,12 @@ class ControlClient:
         content: bytes | str | None = None,
         deadline: float,
     ) -> AbstractAsyncContextManager[httpx2.Response]:
-        """Open a watch: the head of the answer and every read after it has ``deadline`` seconds."""
-        return self._open(method, path, headers, content, deadline, watch=True)
+        """Open a watch: the head of the answer and every read after it has ``deadline`` seconds. It is never compressed."""
+        return self._open(method, path, headers, content, deadline, watch=True, encoding="identity")
 
     @asynccontextmanager
     async def _open(
-        self, method: str, path: str, headers: Any, content: Any, deadline: float, *, watch: bool
+        self, method: str, path: str, headers: Any, content: Any, deadline: float, *, watch: bool, encoding: str
     ) -> AsyncIterator[httpx2.Response]:
         if self._closed:
             raise RegistryUnavailable("this client is closed")
@@ -117,6 +118,7 @@ class ControlClient:
             client = self._watches = self._watches or self._client()
         else:
             client = self._calls = self._calls or self._client()
+        headers = {**(headers or {}), "Accept-Encoding": encoding}
         timeout = httpx2.Timeout(deadline, connect=min(1.0, deadline))
         where = self.bases[self.current]
         try:
@@ -133,6 +135,8 @@ class ControlClient:
             else:
                 raise AssertionError("there is always a host")
             try:
+                if _encoding(response) not in ("identity", encoding):
+                    raise RegistryUnavailable(f"{where} answered in the encoding {_encoding(response)[:20]!r}, not asked for")
                 yield response
             finally:
                 await response.aclose()
@@ -166,17 +170,38 @@ def _detail(problem: BaseException, where: str) -> str:
 
 
 async def _read(response: httpx2.Response) -> httpx2.Response:
-    chunks, size = [], 0
-    async for chunk in response.aiter_bytes():
-        size += len(chunk)
+    chunks, size, unpack = [], 0, _unpacker(response)
+    assert isinstance(response.stream, httpx2.AsyncByteStream)
+    async for chunk in response.stream:
+        chunks.append(unpack(chunk, MAX_ANSWER + 1 - size))
+        size += len(chunks[-1])
         if size > MAX_ANSWER:
             raise RegistryUnavailable(f"{response.request.url.host} sent more than {MAX_ANSWER} bytes")
-        chunks.append(chunk)
     return httpx2.Response(response.status_code, headers=_plain(response), content=b"".join(chunks), request=response.request)
 
 
+def _encoding(response: httpx2.Response) -> str:
+    return str(response.headers.get("Content-Encoding", "identity")).strip().lower()
+
+
+def _unpacker(response: httpx2.Response) -> Callable[[bytes, int], bytes]:
+    """Makes of a chunk at most that many bytes. Not the HTTP library's decoders: they unpack a chunk whole, however much
+    comes of it."""
+    if _encoding(response) == "identity":
+        return lambda chunk, _: chunk
+    inflater = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+
+    def unpack(chunk: bytes, room: int) -> bytes:
+        try:
+            return inflater.decompress(chunk, room)
+        except zlib.error as problem:
+            raise RegistryUnavailable(f"{response.request.url.host} sent damaged gzip: {problem}") from problem
+
+    return unpack
+
+
 def _plain(response: httpx2.Response) -> list[tuple[bytes, bytes]]:
-    # The body has been decoded already, so what describes its encoding must go. As bytes: nobody promises ASCII.
+    # The body has been unpacked already, so what describes its encoding must go. As bytes: nobody promises ASCII.
     gone = {b"content-encoding", b"content-length", b"transfer-encoding"}
     return [(key, value) for key, value in response.headers.raw if key.lower() not in gone]
 

@@ -108,8 +108,9 @@ class LocalRegistry:
         await self.database.close()
 
     def _query(self, service: ServiceUrl) -> Callable[[sqlite3.Connection], Rows]:
-        alive = """SELECT id, document FROM instances WHERE namespace = ? AND service = ? AND boot = ? AND expires > ?
-                   ORDER BY id"""
+        # CAST, because SQLite keeps in any column what another program puts there.
+        alive = """SELECT id, CAST(document AS BLOB) FROM instances
+                   WHERE namespace = ? AND service = ? AND boot = ? AND expires > ? ORDER BY id"""
 
         def query(reader: sqlite3.Connection) -> Rows:
             values = (service.namespace, service.service, self.database.boot, self.database.clock())
@@ -124,7 +125,8 @@ class LocalRegistry:
                 try:
                     decoded[document] = decode(document, service)
                 except InvalidAnswer as problem:
-                    self._report(f"{service}/{name}", problem)
+                    shown = str(name)[:80].encode("unicode_escape").decode("ascii")  # another program may have put it there
+                    self._report(f"{service}/{shown}", problem)
         found = [decoded[document] for _, document in rows if document in decoded]
         return Listing.of(found, self.database.revision)
 

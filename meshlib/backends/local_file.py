@@ -146,9 +146,15 @@ def _connect(path: Path, timeout: float) -> sqlite3.Connection:
     connection = sqlite3.connect(
         uri, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False, factory=Connection
     )
+    connection.text_factory = _text
     _mind_forks()
     _alive.add(connection)
     return connection
+
+
+def _text(content: bytes) -> str:
+    # SQLite's own would fail the whole answer for one row that another program wrote.
+    return content.decode("utf-8", "replace")
 
 
 def _prepare(path: Path, writer: sqlite3.Connection) -> None:

@@ -201,7 +201,7 @@ def _instance(service: ServiceUrl, entry: str | dict[str, Any]) -> Instance:
         instance = Instance.parse({"id": "-", **given, "service": service.service, "namespace": service.namespace})
     except (ValueError, InvalidAnswer) as problem:
         detail = problem.__cause__ if isinstance(problem, InvalidAnswer) else problem
-        raise ValueError(f"{str(entry)[:80]!r} of {service}: {detail}") from problem
+        raise ValueError(f"{str(entry)[:80]!r} of {service}: {str(detail)[:200]}") from problem
     return instance if "id" in given else replace(instance, id=instance.netloc)
 
 
@@ -219,7 +219,7 @@ def _known(entry: dict[str, Any]) -> Mapping[str, Any]:
     """A typing error in a file that somebody wrote by hand is not passed over, as an unknown field of a registry is."""
     unknown = entry.keys() - _FIELDS
     if unknown:
-        raise ValueError(f"unknown field {min(unknown)!r} (known: {', '.join(sorted(_FIELDS))})")
+        raise ValueError(f"unknown field {min(unknown)[:80]!r} (known: {', '.join(sorted(_FIELDS))})")
     if "host" not in entry or "port" not in entry:
         raise ValueError("host or port is missing")
     return entry

@@ -120,6 +120,15 @@ async def test_an_unreadable_listing(body: bytes) -> None:
         await fetch(lambda _: answer(body))
 
 
+async def test_text_that_is_no_utf8_costs_its_entry_only() -> None:
+    bad = msgspec.json.encode(entry("bad", Address="XX")).replace(b"XX", b"\xff")
+    assert [one.id for one in await fetch(lambda _: answer(b"[" + bad + b"," + msgspec.json.encode(entry("good")) + b"]"))] == [
+        "good"
+    ]
+    with pytest.raises(InvalidAnswer):
+        await fetch(lambda _: answer(b'[{"\xff":1}'))
+
+
 async def test_deep_json_in_a_field_nobody_reads() -> None:
     deep = b'[{"Service":{"ID":"a","Port":1},"Extra":' + b"[" * 100_000 + b"]" * 100_000 + b"}]"
     with pytest.raises(InvalidAnswer):

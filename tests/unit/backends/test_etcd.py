@@ -430,28 +430,30 @@ class TestWatch:
 
     async def test_silence_is_confirmed_by_the_leader_without_documents(self) -> None:
         server = FakeEtcd(
-            range=[ranged(pair("a")), ranged(revision=40, count=1)],
+            range=[ranged(pair("a")), ranged(pair("a", b""), revision=40)],
             watch=[[created(), SILENCE], [created(40), events(put("b", 41)), SILENCE]],
         )
         assert await listings(server.registry(), 3) == [["a"], ["a"], ["a", "b"]]
         confirmed = server.bodies("range")[1]
         assert confirmed["keys_only"] is True
-        assert confirmed["min_mod_revision"] == "11"
+        assert (confirmed["limit"], confirmed["sort_target"], confirmed["sort_order"]) == ("1", "MOD", "DESCEND")
         assert not confirmed.get("serializable")
         assert server.bodies("watch")[1]["create_request"]["start_revision"] == "41"
         assert server.streams[0].closed
 
     async def test_the_revision_is_that_of_the_events_not_of_the_store(self) -> None:
         lines = [created(), events(put("b", 11), revision=5000), SILENCE]
-        server = FakeEtcd(range=[ranged(pair("a")), ranged(revision=5000, count=2)], watch=[lines, [created(5000), SILENCE]])
+        newest = ranged(pair("b", b"", revision=12), revision=5000, count=2)  # it came while the watch was being reopened
+        server = FakeEtcd(range=[ranged(pair("a")), newest, ranged(pair("a"), pair("b"), revision=5000)],
+                          watch=[lines, [created(5000), SILENCE]])  # fmt: skip
         assert len(await listings(server.registry(), 3)) == 3
-        assert server.bodies("range")[1]["min_mod_revision"] == "12"
+        assert len(server.bodies("range")) == 3
 
     @pytest.mark.parametrize(
         "doubt",
-        [ranged({"key": b64(PREFIX + "a"), "mod_revision": "12"}, revision=12, count=1), ranged(revision=12, count=0),
-         ranged(revision=3, count=1)],
-        ids=["newer key", "fewer keys", "state lost"],
+        [ranged(pair("a", b"", revision=12), revision=12), ranged(revision=12, count=0), ranged(pair("a", b""), revision=3),
+         ranged(pair("c", b""), revision=12), ranged(pair("a", b"", lease="9"), revision=12)],
+        ids=["newer key", "fewer keys", "state lost", "state lost, as far again", "and as many writes"],
     )  # fmt: skip
     async def test_whatever_does_not_fit_is_listed_again(self, doubt: dict[str, Any]) -> None:
         after = int(doubt["header"]["revision"])
@@ -537,7 +539,10 @@ class TestWatch:
         decoded = counting(monkeypatch)
         many = [pair(f"i{n}") for n in range(1000)]
         lines = [created(), *(events(put("i7", 11 + n, version=str(n))) for n in range(5)), events(gone("i8", 16)), SILENCE]
-        server = FakeEtcd(range=[ranged(*many), ranged(revision=16, count=999)], watch=[lines, [created(16), SILENCE]])
+        server = FakeEtcd(
+            range=[ranged(*many), ranged(pair("i7", b"", revision=15), revision=16, count=999)],
+            watch=[lines, [created(16), SILENCE]],
+        )
         counts = []
         async with aclosing(server.registry().watch(ORDERS)) as watch:  # type: ignore[type-var]
             async for _ in watch:

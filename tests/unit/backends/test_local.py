@@ -188,6 +188,24 @@ async def test_a_bad_document_is_left_out_and_reported_once(mesh: Local, path: P
     assert [record.message.split(" in ")[0] for record in caplog.records] == ["orders/bad"]
 
 
+@pytest.mark.parametrize(
+    ("name", "document"),
+    [("'b'", "5"), ("'b'", "1.5"), ("'b'", "'{'"), ("'b'", "''"), ("CAST(x'ff' AS TEXT)", "x'7b7d'"), ("x'ff'", "x'ff'"),
+     ("7", "x'00'"), ("'b' || char(10) || 'forged'", "'{'")],
+)  # fmt: skip
+async def test_what_another_program_wrote_is_left_out(
+    mesh: Local, path: Path, name: str, document: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await mesh.registry.register(instance("good"), 30)
+    with sqlite3.connect(path) as raw:
+        raw.execute(f"INSERT INTO instances SELECT namespace, service, {name}, {document}, boot, expires FROM instances")
+        raw.execute(f"INSERT INTO instances SELECT namespace, {name}, 'x', {document}, boot, expires FROM instances LIMIT 1")
+    raw.close()
+    assert ids(await mesh.registry.fetch(ORDERS)) == ["good"]
+    assert "orders" in await mesh.registry.services("")
+    assert not any("\n" in record.getMessage() for record in caplog.records)
+
+
 # -- a file that is lost or damaged
 
 

@@ -169,6 +169,8 @@ async def test_a_link_that_is_swapped_is_seen(tmp_path: Path) -> None:
         ({"orders": [{"host": "10.0.0.7", "port": 80, "zon": "a"}]}, "unknown field 'zon'"),
         ({"orders": [{"host": "10.0.0.7", "port": 80, "id": "a b"}]}, "'a b' is not allowed"),
         ({"Or ders": []}, "is no service name"),
+        ({"orders": [{"host": "10.0.0.7", "port": 80, "status": "x" * 100_000}]}, "'x"),
+        ({"orders": [{"host": "10.0.0.7", "port": 80, "x" * 100_000: 1}]}, "unknown field 'xxx"),
     ],
 )
 async def test_a_bad_version_keeps_the_last_good_one(
@@ -181,6 +183,7 @@ async def test_a_bad_version_keeps_the_last_good_one(
     for _ in range(3):
         assert ids(await registry.fetch(ORDERS)) == ["10.0.0.5:80"]
     assert len(caplog.records) == 1
+    assert len(caplog.records[0].getMessage()) < 1000
     assert str(path) in caplog.text
     assert problem in caplog.text
     write(path, {"orders": ["10.0.0.8:80"]})

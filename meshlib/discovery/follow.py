@@ -31,8 +31,8 @@ SAVE_GAP = 1.0
 """Seconds between two writes, however often it changes: each waits for the disk."""
 SUSPECTS_EVERY = 5.0
 """Seconds between two probes of a suspect that answers."""
-BACKOFF_CAP = 2.0
-"""Most seconds between two attempts to reach the registry: recovery is to be seen within 5 s."""
+BACKOFF_CAP = 0.9
+"""Most seconds between two attempts to reach the registry: what heals is to be seen within a second."""
 
 
 def backoff(failures: int, uniform: float) -> float:

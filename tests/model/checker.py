@@ -29,6 +29,7 @@ from meshlib.backends.base import Listing, Registry
 from meshlib.balance.fleet import Fleet
 from meshlib.discovery.follow import SUSPECTS_EVERY, Follower, Surroundings
 from meshlib.discovery.merge import Known
+from meshlib.discovery.probe import Probes
 from meshlib.discovery.view import View
 from meshlib.model import ServiceUrl, Status
 from meshlib.settings import Settings
@@ -102,9 +103,9 @@ class Checker:
             self._published, subject.service, self.fleet, lambda _: None, timeout=5.0, clock=clock, wall=self.wall
         )
         settings = Settings(registry="memory://", watch_idle=86_400)
-        around = Surroundings(settings, self._registry, subject.reach, None, clock, self.wall, rng.random)
-        self.view.begin()
-        self.task = asyncio.create_task(Follower(self.view, around).run())
+        probes = Probes(subject.reach, subject.reach)
+        around = Surroundings(settings, self._registry, probes, None, clock, self.wall, rng.random)
+        self.task = asyncio.create_task(Follower(self.view, around, self.view.begin()).run())
 
     async def _registry(self) -> Any:
         return Looked(self.subject.registry, self._listing)

@@ -102,7 +102,7 @@ def always_live(patch: pytest.MonkeyPatch) -> None:
 
 
 def maintenance_ignored(patch: pytest.MonkeyPatch) -> None:
-    def all_of_them(endpoints: Any, suspects: Any) -> fleet.Tiers:
+    def all_of_them(endpoints: Any, suspects: Any, **_: Any) -> fleet.Tiers:
         everyone = list(endpoints)
         trusted = [end for end in everyone if end.instance.id not in suspects]
         return fleet.Tiers(tuple(trusted), tuple(end for end in everyone if end not in trusted))

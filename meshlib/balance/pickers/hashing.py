@@ -66,7 +66,7 @@ class ConsistentHash(Around):
     all.
 
     An instance of mean weight has ``points`` points, others by their weight, at least one; the more, the evener: with 160
-    shares are within a quarter of what they should be. One that is out is passed over clockwise, and has its keys back when
+    the standard deviation of shares is 8 %. One that is out is passed over clockwise, and has its keys back when
     it returns.
 
     ``load`` bounds what a key that everybody asks for can do to its instance: none is chosen that would have more attempts

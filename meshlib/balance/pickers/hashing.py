@@ -119,7 +119,8 @@ class ConsistentHash(Around):
         if kept is None:
             counts = points_of(members, mean, size)
             kept = pool.memo[Ring, size] = counts, Ring([one.instance.id for one in members], counts, size)
-        return members, *kept
+        counts, ring = kept
+        return members, counts, ring
 
 
 def points_of(endpoints: Sequence[Endpoint], mean: float, points: int) -> list[int]:

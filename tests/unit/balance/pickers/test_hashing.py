@@ -9,16 +9,27 @@ from typing import Any
 import pytest
 
 from meshlib.balance.fleet import Fleet
-from meshlib.balance.pickers import Choose, ConsistentHash, ModHash, PeakEwma, Picker, header, round_robin
+from meshlib.balance.pickers import (
+    Choose,
+    ConsistentHash,
+    ModHash,
+    PeakEwma,
+    Picker,
+    Sticky,
+    Subset,
+    header,
+    named,
+    round_robin,
+)
 from meshlib.balance.pickers.hashing import Bound
 from meshlib.balance.pickers.keys import digest
 from meshlib.balance.pickers.ring import Ring
 from meshlib.balance.tiers import Pool
-from meshlib.errors import ConfigError
+from meshlib.errors import ConfigError, ConnectFailed
 from meshlib.outcome import Outcome
 from meshlib.testing import FakeClock
-from tests.unit.balance.pickers.naive import NaiveRing, by_path, calls, chi_square
-from tests.unit.flows import call_to, fleet, instance, update
+from tests.unit.balance.pickers.naive import CIRCLE, NaiveRing, by_path, calls, chi_square
+from tests.unit.flows import SHELLS, Answer, Script, call_to, fleet, governed, instance, update
 
 KEYS = calls(f"/users/{number}" for number in range(20_000))
 FEW = KEYS[:2000]
@@ -322,3 +333,33 @@ def test_a_key_that_is_not_bytes(make: Callable[..., Any]) -> None:
 def test_options_that_make_no_sense(make: Callable[[], Picker], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         make()
+
+
+def test_when_its_own_does_not_answer_the_next_one_clockwise_is_tried() -> None:
+    known, call = fleet(*names(10)), FEW[0]
+    points = sorted(NaiveRing(pool_of(known), 160).points, key=lambda point: (point[0] - digest(call.path)) % CIRCLE)
+    first, second = list(dict.fromkeys(one.instance.id for _, _, one in points))[:2]
+    script = Script(ConnectFailed, Answer())
+    SHELLS["run"](governed(known, picker=ConsistentHash(by_path)), call, script).close()
+    assert script.log == [f"send {first}", f"send {second}"]
+    script = Script(Answer())
+    SHELLS["run"](governed(known, picker=ConsistentHash(by_path)), call, script)
+    assert script.log == [f"send {second}"], "the first is ejected now"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("mod_hash", ModHash), ("consistent_hash", ConsistentHash), ("sticky", Sticky), ("subset", Subset)]
+)
+def test_names_of_pickers(name: str, kind: type) -> None:
+    assert isinstance(named(name), kind)
+
+
+def test_what_the_named_ones_go_by() -> None:
+    pool = pool_of(fleet(*names(50)))
+    for name in ("mod_hash", "consistent_hash"):
+        choose = named(name)(pool)
+        assert len({choose(call_to(b"/orders/7?page=%d" % page)) for page in range(20)}) == 1
+        assert len({choose(call_to(b"/orders/%d" % number)) for number in range(20)}) > 5
+    choose = named("sticky")(pool)
+    cookies = [(b"Cookie", b"session=7")]
+    assert len({choose(call_to(b"/orders/%d" % number, headers=cookies)) for number in range(20)}) == 1

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -15,7 +17,7 @@ from meshlib.balance.pickers import ConsistentHash, ModHash, Picker, Sticky, Sub
 from tests.unit.balance.pickers.naive import by_path
 from tests.unit.flows import FakeSource, call_to, fleet, update
 
-THREADS, CHANGES = 16, 60
+THREADS, CHANGES = 16, 30
 NAMES = [f"orders-{number:02d}" for number in range(40)]
 PICKERS = {
     "mod_hash": ModHash(by_path),
@@ -46,7 +48,7 @@ class Storm:
         self.gone: frozenset[Endpoint] = frozenset()
         self.wrong: list[object] = []
         self.over = False
-        self.picked: set[int] = set()
+        self.picked: set[int] = set()  # which threads have picked since the changes began
 
     def pick(self, seed: int) -> None:
         chance = random.Random(seed)
@@ -82,8 +84,11 @@ class Storm:
             thread.start()
         chance = random.Random(99)
         try:
-            for _ in range(CHANGES):
+            give_up = time.monotonic() + 30.0
+            for number in itertools.count():
                 self.change(chance)
+                if time.monotonic() > give_up or (number >= CHANGES and len(self.picked) == THREADS):
+                    break
         finally:
             self.over = True
         for thread in threads:

@@ -18,7 +18,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from concurrent import futures
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -54,7 +54,8 @@ class Call(msgspec.Struct, eq=False):
     ``target`` names the service; ``path`` is the raw request target (path and query, ASCII bytes); ``headers`` the raw
     header list, in which ``Host`` is the first or (as usual) left to the engine; ``body`` the engine's byte stream;
     ``deadline`` a monotonic time or None; ``endpoint`` the instance chosen for this attempt; ``tried`` the endpoints of
-    earlier attempts of the same call, of which ``last_resorts`` were ejected when they were tried.
+    earlier attempts of the same call, of which ``last_resorts`` were ejected when they were tried; ``arguments`` those of
+    a declared method by their Python names, defaults included, None for any other call.
     """
 
     target: ServiceUrl
@@ -69,6 +70,7 @@ class Call(msgspec.Struct, eq=False):
     tried: tuple[Endpoint, ...] = ()
     last_resorts: int = 0
     closers: list[Callable[[], object]] | None = None
+    arguments: Mapping[str, Any] | None = None
 
     if TYPE_CHECKING:
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
-import enum
 import inspect
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from typing import Any, TypeAlias
@@ -17,19 +15,7 @@ from meshlib.client.declare import Body, Header, Method, Parameter, Query, heade
 from meshlib.client.types import is_byte_stream, is_model
 from meshlib.errors import ConfigError
 from meshlib.flow import RawHeaders
-
-
-def text_of(value: Any) -> str:
-    """A plain value as it stands in a URL or header."""
-    if isinstance(value, str) and not isinstance(value, enum.Enum):
-        return value
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, enum.Enum):
-        return text_of(value.value)
-    if isinstance(value, (datetime.date, datetime.time)):
-        return value.isoformat()
-    return str(value)
+from meshlib.text import text_of
 
 
 class Chunks(httpx2.SyncByteStream, httpx2.AsyncByteStream):
@@ -61,8 +47,8 @@ def _foreign(value: Any) -> Any:
     raise TypeError(f"a {type(value).__qualname__} has no JSON form")
 
 
-Encoded: TypeAlias = tuple[bytes, RawHeaders, Any, bool]
-"""Raw request target, headers, byte stream, and whether the stream can be sent twice."""
+Encoded: TypeAlias = tuple[bytes, RawHeaders, Any, bool, dict[str, Any]]
+"""Raw request target, headers, byte stream, whether the stream can be sent twice, and the arguments by name."""
 
 
 class Encoder:
@@ -94,7 +80,7 @@ class Encoder:
         if self._own_host:
             headers.sort(key=lambda pair: pair[0].lower() != b"host")  # see Call: it comes first
         stream, replayable = self._stream(values, headers)
-        return target.encode("ascii"), headers, stream, replayable
+        return target.encode("ascii"), headers, stream, replayable, values
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         values = {**self._defaults, **dict(zip(self._positional, args, strict=False)), **kwargs}

@@ -39,14 +39,14 @@ class Operation:
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any], clock: Callable[[], float]) -> Call:
         """The call that these arguments ask for."""
-        target, headers, body, replayable = self._encode(args, kwargs)
+        target, headers, body, replayable, arguments = self._encode(args, kwargs)
         left = self.timeout
         extensions: dict[str, Any] = {"timeout": {"connect": self._connect, "read": left, "write": left, "pool": self._connect}}
         if self.items is None:
             extensions[BUFFER] = True
         return Call(
             self.target, self.method.verb, target, headers=headers, body=body, replayable=replayable,
-            extensions=extensions, deadline=clock() + left,
+            extensions=extensions, deadline=clock() + left, arguments=arguments,
         )  # fmt: skip
 
     def result(self, response: httpx2.Response, call: Call, clock: Callable[[], float]) -> Any:

@@ -2,7 +2,8 @@
 
 A picker is ``(pool) -> choose`` and ``choose`` is ``(call) -> endpoint``; what costs time (rings, prefix sums) happens in the
 first, never per call. A picker of one's own is such a function or object, given as it is or by the name of an entry point in
-the group ``meshlib.pickers``. Names without a key to hash use the request's path.
+the group ``meshlib.pickers``. By name, ``mod_hash`` and ``consistent_hash`` hash the request's path, and ``sticky`` goes by
+the cookie ``session``; for other keys make one: ``picker=ConsistentHash(header("x-user-id"))``.
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ from typing import Final
 
 from meshlib.balance.pickers.around import RegistryPicks, SlowStart, Zone
 from meshlib.balance.pickers.base import Choose, Learner, Picker
+from meshlib.balance.pickers.hashing import ConsistentHash, ModHash
 from meshlib.balance.pickers.plain import least_request, random, round_robin, weighted
 from meshlib.balance.pickers.quality import PeakEwma
+from meshlib.balance.pickers.sticky import Sticky
+from meshlib.balance.pickers.subset import Subset
 from meshlib.errors import ConfigError
+from meshlib.keys import Key, cookie, header, parameter, path
 
 GROUP: Final = "meshlib.pickers"
 
@@ -28,6 +33,10 @@ PICKERS: Final[dict[str, Picker]] = {
     "zone": Zone(_best),
     "slow_start": SlowStart(_best),
     "registry": RegistryPicks(),
+    "mod_hash": ModHash(path()),
+    "consistent_hash": ConsistentHash(path()),
+    "sticky": Sticky(cookie("session")),
+    "subset": Subset(inner=_best),
 }
 
 
@@ -58,5 +67,6 @@ def _installed(name: str, source: str) -> Picker:
     return picker  # type: ignore[no-any-return]
 
 
-__all__ = ["GROUP", "PICKERS", "Choose", "Learner", "PeakEwma", "Picker", "RegistryPicks", "SlowStart", "Zone", "least_request",
-           "named", "random", "round_robin", "weighted"]  # fmt: skip
+__all__ = ["GROUP", "PICKERS", "Choose", "ConsistentHash", "Key", "Learner", "ModHash", "PeakEwma", "Picker", "RegistryPicks",
+           "SlowStart", "Sticky", "Subset", "Zone", "cookie", "header", "least_request", "named", "parameter", "path", "random",
+           "round_robin", "weighted"]  # fmt: skip

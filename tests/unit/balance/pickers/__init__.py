@@ -1,0 +1,1 @@
+"""Pickers by key."""

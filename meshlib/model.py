@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
+import socket
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -28,6 +30,9 @@ _HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 
 MAX_LABELS: Final = 64
 """Labels an instance keeps; more are left out at ingestion."""
+
+SHARED: Final = 1024
+"""Different texts, and sets of labels, that instances share, of each kind: those used last. More are kept once each."""
 
 NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
@@ -48,6 +53,8 @@ def parse_host(host: str) -> str:
     All-digit "host names" (``2130706433``, ``127.1``, ``0x7f.1``) are refused: resolvers read them as addresses. So are
     scoped IPv6 addresses (``fe80::1%eth0``): the scope is free text, and means nothing on another host.
     """
+    if _is_ipv4(host):
+        return host
     if len(host) > 253 or "%" in host:
         raise ValueError("longer than 253 characters, or with a %")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
@@ -61,6 +68,15 @@ def parse_host(host: str) -> str:
     if labels[-1].isdigit() or labels[-1].lower().startswith("0x"):
         raise ValueError("a host name that resolvers would read as a number")
     return host.lower()
+
+
+def _is_ipv4(host: str) -> bool:
+    """True for a dotted quad in canonical form: what almost all instances have, told by the system at once."""
+    try:
+        socket.inet_pton(socket.AF_INET, host)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def is_id(text: str) -> bool:
@@ -163,18 +179,18 @@ class Instance:
         try:
             port, weight = _whole(fields["port"], 1, 65535), _whole(fields.get("weight", 1), 0, 10_000)
             return cls(
-                service=_match(_NAME, fields["service"]),
+                service=_service(fields["service"]),
                 id=_match(_ID, fields["id"]),
                 host=parse_host(_match(_TEXT, fields["host"])),
                 port=port,
-                scheme=_match(_SCHEME, fields.get("scheme") or "http"),
-                version=_match(_TEXT, fields.get("version") or ""),
-                zone=_match(_TEXT, fields.get("zone") or ""),
+                scheme=_scheme(fields.get("scheme") or "http"),
+                version=_said(fields.get("version") or ""),
+                zone=_said(fields.get("zone") or ""),
                 weight=weight,
                 labels=parse_labels(fields.get("labels") or {}),
                 status=Status(fields.get("status") or "up"),
                 generation=_match(_TEXT, fields.get("generation") or ""),
-                namespace=_match(_NAMESPACE, fields.get("namespace") or ""),
+                namespace=_namespace(fields.get("namespace") or ""),
             )
         except (KeyError, ValueError, TypeError, AttributeError) as problem:
             known = fields.get("id") if isinstance(fields, Mapping) else None
@@ -194,6 +210,14 @@ def _match(pattern: re.Pattern[str], text: Any) -> str:
     return text
 
 
+def _shared(pattern: re.Pattern[str]) -> Callable[[Any], str]:
+    """:func:`_match` for what many instances say alike: checked once, and one string for all of them."""
+    return lru_cache(SHARED)(partial(_match, pattern))
+
+
+_service, _namespace, _scheme, _label_key, _said = map(_shared, (_NAME, _NAMESPACE, _SCHEME, _LABEL_KEY, _TEXT))
+
+
 def _whole(value: Any, low: int, high: int) -> int:
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 8:
         value = int(value)
@@ -206,10 +230,18 @@ def parse_labels(labels: Mapping[Any, Any]) -> Mapping[str, str]:
     """The good ones of untrusted ``labels``, at most :data:`MAX_LABELS`, read-only."""
     good: dict[str, str] = {}
     for key, value in labels.items():
-        fits = isinstance(key, str) and isinstance(value, str) and _LABEL_KEY.fullmatch(key) and _TEXT.fullmatch(value)
-        if fits and len(good) < MAX_LABELS:
-            good[key] = value
-    return MappingProxyType(good) if good else NO_LABELS
+        try:
+            if len(good) < MAX_LABELS:
+                good[_label_key(key)] = _said(value)
+        except (ValueError, TypeError):
+            continue
+    return _labels(tuple(good.items())) if good else NO_LABELS
+
+
+@lru_cache(SHARED)
+def _labels(pairs: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
+    """One mapping for all that are equal."""
+    return MappingProxyType(dict(pairs))
 
 
 @dataclass(frozen=True, slots=True)

@@ -209,6 +209,10 @@ async def test_names_of_services() -> None:
             await backend(lambda _, odd=odd: answer(odd)).registry.services("")
 
 
+def read(line: Any, service: ServiceUrl = ORDERS) -> tuple[Instance, ...]:
+    return consul_wire.Reader(service).read(msgspec.json.encode([line]))
+
+
 def test_a_reader_parses_what_changed_only() -> None:
     reader = consul_wire.Reader(ORDERS)
     first = reader.read(msgspec.json.encode([entry("a"), entry("b")]))
@@ -216,6 +220,21 @@ def test_a_reader_parses_what_changed_only() -> None:
     assert second[0] is first[0]
     assert second[1].port == 9
     assert reader.read(msgspec.json.encode([entry("b", Port=9, checks=(("_node_maintenance", "critical"),))]))[0] != second[1]
+
+
+@pytest.mark.parametrize("changed", [{"Port": 9}, {"Address": "10.0.0.6"}, {"Meta": {**OURS, "zone": "b"}}])
+def test_a_reader_sees_a_change_whatever_its_index(changed: dict[str, Any]) -> None:
+    reader = consul_wire.Reader(ORDERS)  # servers that lost their state count from one again
+    before = reader.read(msgspec.json.encode([entry("a", Meta=OURS, ModifyIndex=5)]))
+    after = reader.read(msgspec.json.encode([entry("a", **{"Meta": OURS, "ModifyIndex": 5, **changed})]))
+    assert before[0] != after[0] == read(entry("a", **{"Meta": OURS, **changed}))[0]
+
+
+def test_a_reader_remembers_what_is_listed_only() -> None:
+    reader = consul_wire.Reader(ORDERS)
+    for number in range(50):
+        reader.read(msgspec.json.encode([entry(f"a-{number}")]))
+    assert len(reader._known) == 1
 
 
 # Meta
@@ -241,15 +260,13 @@ def test_nothing_is_lost_in_meta(instance: Instance) -> None:
     for key, value in meta.items():
         assert consul_wire._META_KEY.fullmatch(key)
         assert len(value.encode()) <= 512
-    stored = msgspec.convert(entry(Address="10.0.0.5", Port=80, Meta=meta), consul_wire.Entry)
-    assert consul_wire.parse(stored, instance.url.name) == instance
+    assert read(entry(instance.id, Address="10.0.0.5", Port=80, Meta=meta), instance.url.name) == (instance,)
 
 
 def test_sixty_four_labels_fit() -> None:
     labels = {f"label-{number}": "x" * 300 for number in range(64)}
     instance = Instance.parse({"service": "orders", "id": "a", "host": "10.0.0.5", "port": 80, "labels": labels})
-    stored = msgspec.convert(entry(Address="10.0.0.5", Port=80, Meta=consul_wire.meta(instance)), consul_wire.Entry)
-    assert consul_wire.parse(stored, ORDERS) == instance
+    assert read(entry("a", Address="10.0.0.5", Port=80, Meta=consul_wire.meta(instance))) == (instance,)
     too_long = {f"label-{number}": "x" * 500 for number in range(64)}
     with pytest.raises(RegistryError):
         consul_wire.meta(Instance.parse({**instance.fields(), "labels": too_long}))

@@ -35,19 +35,25 @@ ORDERS = ServiceUrl("orders")
 def instance(number: int) -> Instance:
     """A typical one: what its release and its place say is said by many."""
     labels = {"team": "shop", "tier": "backend", "runtime": "cpython-3.12", "commit": "5f2e1c9"}
-    return Instance("orders", f"orders-{number}-8080", f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", 8080,
-                    version="1.4.2", zone=f"eu-west-1{'abc'[number % 3]}", labels=labels, generation=f"{number:016x}")  # fmt: skip
+    return Instance(
+        "orders", f"orders-{number}-8080", f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", 8080, version="1.4.2",
+        zone=f"eu-west-1{'abc'[number % 3]}", labels=labels, generation=f"{number:016x}",
+    )  # fmt: skip
 
 
 def entry(one: Instance, index: int = 0) -> dict[str, Any]:
     """Its line in ``/v1/health/service``, as Consul 1.8 writes it. ``index`` is that of its last change."""
     moved = {"CreateIndex": 10, "ModifyIndex": index or int(one.id.split("-")[1]) + 100}
     node = {"ID": "5e1f2fb2-7a38-5f06-9c2b-5a0c1d3e7d61", "Node": f"node-{one.host}", "Address": one.host, "Datacenter": "dc1"}
-    service = {"ID": one.id, "Service": "orders", "Tags": [], "Address": one.host, "Meta": wire.meta(one), "Port": one.port,
-               "Weights": {"Passing": 1, "Warning": 1}, "EnableTagOverride": False, "Connect": {}, "Proxy": {}, **moved}  # fmt: skip
-    checks = [{"Node": node["Node"], "CheckID": name, "Name": "alive", "Status": "passing", "Notes": "", "Output": "",
-               "ServiceID": one.id, "ServiceName": "orders", "ServiceTags": [], "Type": "ttl", "Definition": {}, **moved}
-              for name in ("serfHealth", f"service:{one.id}")]  # fmt: skip
+    service = {
+        "ID": one.id, "Service": "orders", "Tags": [], "Address": one.host, "Meta": wire.meta(one), "Port": one.port,
+        "Weights": {"Passing": 1, "Warning": 1}, "EnableTagOverride": False, "Connect": {}, "Proxy": {}, **moved,
+    }  # fmt: skip
+    checks = [
+        {"Node": node["Node"], "CheckID": name, "Name": "alive", "Status": "passing", "Notes": "", "Output": "",
+         "ServiceID": one.id, "ServiceName": "orders", "ServiceTags": [], "Type": "ttl", "Definition": {}, **moved}
+        for name in ("serfHealth", f"service:{one.id}")
+    ]  # fmt: skip
     meta = {"consul-network-segment": ""}
     return {"Node": {**node, "TaggedAddresses": {"lan": one.host}, "Meta": meta, **moved}, "Service": service, "Checks": checks}
 

@@ -68,7 +68,7 @@ class Fleet:
             self._endpoints = now = {}
             for instance in snapshot.instances:
                 endpoint = before.get(instance.id)
-                if endpoint is None or endpoint.instance.key != instance.key:
+                if endpoint is None or (endpoint.instance is not instance and endpoint.instance.key != instance.key):
                     endpoint = Endpoint(instance, joined=joined)
                 endpoint.instance = instance
                 now[instance.id] = endpoint

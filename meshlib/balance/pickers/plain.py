@@ -15,7 +15,7 @@ from meshlib.flow import Call
 
 GOLDEN: Final = (5**0.5 - 1) / 2
 
-RIVALS: Final = 4096
+RIVALS: Final = 1024
 """Pairs that are laid out for a choice of two, at least four for each endpoint: more for small fleets, where it counts."""
 
 
@@ -77,6 +77,7 @@ def pairs(endpoints: tuple[Endpoint, ...]) -> Iterator[tuple[Endpoint, Endpoint]
     size = len(endpoints)
     start = chance.randrange(size)
     first = endpoints[start:] + endpoints[:start]
-    distances = chance.sample(range(1, size), min(size - 1, max(4, RIVALS // size)))
+    many = max(4, RIVALS // size)
+    distances = chance.sample(range(1, size), many) if many < size - 1 else range(1, size)
     second = tuple(itertools.chain.from_iterable((*first[far:], *first[:far]) for far in distances))
     return zip(itertools.cycle(first), itertools.cycle(second), strict=False)

@@ -47,6 +47,9 @@ class Status(Enum):
     """An operator took it out: never picked, reachable only by its exact :class:`ServiceUrl`."""
 
 
+_STATUSES = {status.value: status for status in Status}
+
+
 def parse_host(host: str) -> str:
     """Return ``host`` as a canonical literal IP or a strict host name, else raise ValueError.
 
@@ -188,7 +191,7 @@ class Instance:
                 zone=_said(fields.get("zone") or ""),
                 weight=weight,
                 labels=parse_labels(fields.get("labels") or {}),
-                status=Status(fields.get("status") or "up"),
+                status=_STATUSES[fields.get("status") or "up"],
                 generation=_match(_TEXT, fields.get("generation") or ""),
                 namespace=_namespace(fields.get("namespace") or ""),
             )

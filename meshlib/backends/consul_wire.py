@@ -268,7 +268,7 @@ def unique(found: list[tuple[Service, Read]]) -> tuple[Instance, ...]:
     by_id = {read.instance.id: read.instance for _, read in found if read.instance}
     if len(by_id) < len(found):
         by_id = _told_apart(found)
-    return tuple(by_id[name] for name in sorted(by_id))
+    return tuple(map(by_id.__getitem__, sorted(by_id)))
 
 
 def _told_apart(found: list[tuple[Service, Read]]) -> dict[str, Instance]:

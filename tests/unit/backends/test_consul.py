@@ -392,8 +392,29 @@ async def test_unrelated_changes_neither_spin_nor_wake() -> None:
     for _ in range(6):
         await anext(watch)
     assert 5 <= now <= 5.2  # one a second, each a proof of life
-    assert asked <= 5.2 / consul_http.PACE + 1
+    assert asked <= 5.2 / consul_http.PACE + consul_http.BURST + 1
     await watch.aclose()
+
+
+@pytest.mark.parametrize("burst", [consul_http.BURST, 0])
+async def test_changes_that_follow_each_other_are_seen_at_once(burst: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consul_http, "BURST", burst)
+    now, moves = 100.0, iter([10.0, 0.003, 0.003, 10.0])  # how long each question waits for the next change
+
+    async def ask(index: int) -> tuple[int, int]:
+        nonlocal now
+        now += next(moves)
+        return index + 1, index + 1
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    watch = follow(ask, clock=lambda: now, sleep=sleep)
+    seen = [(await anext(watch), now)[1] for _ in range(3)]
+    await watch.aclose()
+    late = seen[2] - seen[1] - 0.003  # of the second of two changes in a row
+    assert late == pytest.approx(0.0 if burst else consul_http.PACE, abs=0.004)
 
 
 async def test_the_questions_of_a_watch() -> None:

@@ -73,7 +73,7 @@ class Fleet:
                 endpoint.instance = instance
                 now[instance.id] = endpoint
             self._sort()
-            gone = [one for one in before.values() if now.get(one.instance.id) is not one]
+            gone = [one for key, one in before.items() if now.get(key) is not one]
         self._tell()
         for endpoint in gone:
             endpoint.retire(self._on_drained)

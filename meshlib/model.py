@@ -10,6 +10,7 @@ import ipaddress
 import re
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import lru_cache, partial
@@ -31,7 +32,7 @@ _HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 MAX_LABELS: Final = 64
 """Labels an instance keeps; more are left out at ingestion."""
 
-SHARED: Final = 1024
+SHARED: Final = 512
 """Different texts, and sets of labels, that instances share, of each kind: those used last. More are kept once each."""
 
 NO_LABELS: Mapping[str, str] = MappingProxyType({})
@@ -184,7 +185,7 @@ class Instance:
             return cls(
                 service=_service(fields["service"]),
                 id=_match(_ID, fields["id"]),
-                host=parse_host(_match(_TEXT, fields["host"])),
+                host=parse_host(fields["host"]),
                 port=port,
                 scheme=_scheme(fields.get("scheme") or "http"),
                 version=_said(fields.get("version") or ""),
@@ -231,20 +232,21 @@ def _whole(value: Any, low: int, high: int) -> int:
 
 def parse_labels(labels: Mapping[Any, Any]) -> Mapping[str, str]:
     """The good ones of untrusted ``labels``, at most :data:`MAX_LABELS`, read-only."""
-    good: dict[str, str] = {}
-    for key, value in labels.items():
-        try:
-            if len(good) < MAX_LABELS:
-                good[_label_key(key)] = _said(value)
-        except (ValueError, TypeError):
-            continue
-    return _labels(tuple(good.items())) if good else NO_LABELS
+    try:
+        return _labels(tuple(labels.items()))
+    except TypeError:  # values that have no hash are no text either
+        return _labels(tuple((key, value) for key, value in labels.items() if isinstance(value, str)))
 
 
 @lru_cache(SHARED)
-def _labels(pairs: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
-    """One mapping for all that are equal."""
-    return MappingProxyType(dict(pairs))
+def _labels(pairs: tuple[tuple[Any, Any], ...]) -> Mapping[str, str]:
+    """The same, and one mapping for all that come alike."""
+    good: dict[str, str] = {}
+    for key, value in pairs:
+        if isinstance(key, str) and isinstance(value, str) and len(good) < MAX_LABELS:
+            with suppress(ValueError):
+                good[_label_key(key)] = _said(value)
+    return MappingProxyType(good) if good else NO_LABELS
 
 
 @dataclass(frozen=True, slots=True)

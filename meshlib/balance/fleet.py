@@ -73,9 +73,8 @@ class Fleet:
                 endpoint.instance = instance
                 now[instance.id] = endpoint
             self._sort()
-            gone = [one for key, one in before.items() if now.get(key) is not one]
         self._tell()
-        for endpoint in gone:
+        for endpoint in [one for key, one in before.items() if now.get(key) is not one]:
             endpoint.retire(self._on_drained)
 
     # -- what calls say

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Final, Literal, TypeVar
 
 import msgspec
@@ -104,15 +103,10 @@ def range_end(prefix: bytes) -> bytes:
     return bare[:-1] + bytes([bare[-1] + 1]) if bare else b"\0"
 
 
-@cache
-def _decoder(shape: type[T]) -> msgspec.json.Decoder[T]:
-    return msgspec.json.Decoder(shape, strict=False)  # lax: numbers come as strings
-
-
 def decode(content: bytes, shape: type[T]) -> T:
     """``content`` as a ``shape``; raises :class:`InvalidAnswer`."""
     try:
-        return _decoder(shape).decode(content)
+        return msgspec.json.decode(content, type=shape, strict=False)  # lax: numbers come as strings
     except (msgspec.MsgspecError, RecursionError, ValueError) as problem:
         raise InvalidAnswer(f"etcd answered what is no {shape.__name__}: {printable(str(problem))}") from None
 

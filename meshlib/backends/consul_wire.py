@@ -194,7 +194,7 @@ def parse(entry: Entry, service: ServiceUrl, *, maintenance: bool = False) -> Re
 def _meta(service: Service) -> dict[str, str]:
     try:
         return _pairs.decode(service.meta) or {}
-    except (msgspec.DecodeError, RecursionError) as problem:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
         raise InvalidAnswer(f"unusable instance {service.id[:80]!r}: its Meta: {problem}") from problem
 
 
@@ -230,7 +230,7 @@ def entries(body: bytes) -> Iterator[Entry]:
     """The entries of a listing; one that is malformed is left out. One at a time: all at once are more garbage than is kept."""
     try:
         raws = _raws.decode(body) or ()
-    except (msgspec.DecodeError, RecursionError) as problem:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
         raise InvalidAnswer(f"a listing that is no list in JSON: {problem}") from problem
     return (entry for raw in raws if (entry := _entry_or_none(raw)))
 
@@ -238,7 +238,7 @@ def entries(body: bytes) -> Iterator[Entry]:
 def _entry_or_none(raw: msgspec.Raw) -> Entry | None:
     try:
         return _entry.decode(raw)
-    except (msgspec.DecodeError, RecursionError) as problem:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
         _warn(f"an entry of a listing is malformed: {problem}")
         return None
 

@@ -230,6 +230,15 @@ def test_a_reader_sees_a_change_whatever_its_index(changed: dict[str, Any]) -> N
     assert before[0] != after[0] == read(entry("a", **{"Meta": OURS, **changed}))[0]
 
 
+@pytest.mark.parametrize("where", [b'"zone":"zone-a"', b'"ID":"a"', b'"Node":"n1"'])
+def test_an_entry_that_is_no_text_costs_itself_only(where: bytes) -> None:
+    bad = msgspec.json.encode(entry("a", Meta={**OURS, "zone": "zone-a"}))
+    broken = bad.replace(where, where[:-2] + b"\xff" + where[-1:])
+    assert broken != bad
+    found = consul_wire.Reader(ORDERS).read(b"[" + broken + b"," + msgspec.json.encode(entry("b")) + b"]")
+    assert [one.id for one in found] == (["a", "b"] if where.startswith(b'"Node') else ["b"])  # what we do not read is not ours
+
+
 def test_a_reader_remembers_what_is_listed_only() -> None:
     reader = consul_wire.Reader(ORDERS)
     for number in range(50):

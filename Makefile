@@ -48,6 +48,9 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks imports
 	$(BIN)/python -m benchmarks coldstart
 	$(BIN)/python -m benchmarks pick
+	$(BIN)/python -m benchmarks memory
+	$(BIN)/python -m benchmarks update
+	$(BIN)/python -m benchmarks propagation
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

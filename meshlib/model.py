@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
+import socket
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -30,6 +32,9 @@ _HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 MAX_LABELS: Final = 64
 """Labels an instance keeps; more are left out at ingestion."""
 
+SHARED: Final = 512
+"""Different texts, and sets of labels, that instances share, of each kind: those used last. More are kept once each."""
+
 NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -43,6 +48,9 @@ class Status(Enum):
     """An operator took it out: never picked, reachable only by its exact :class:`ServiceUrl`."""
 
 
+_STATUSES = {status.value: status for status in Status}
+
+
 def parse_host(host: str) -> str:
     """Return ``host`` as a canonical literal IP or a strict host name, else raise ValueError.
 
@@ -50,6 +58,8 @@ def parse_host(host: str) -> str:
     scoped IPv6 addresses (``fe80::1%eth0``): the scope is free text, and means nothing on another host. Brackets belong
     around an IPv6 address only.
     """
+    if _is_ipv4(host):
+        return host
     if len(host) > 253 or "%" in host:
         raise ValueError("longer than 253 characters, or with a %")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
@@ -63,6 +73,15 @@ def parse_host(host: str) -> str:
     if labels[-1].isdigit() or labels[-1].lower().startswith("0x"):
         raise ValueError("a host name that resolvers would read as a number")
     return host.lower()
+
+
+def _is_ipv4(host: str) -> bool:
+    """True for a dotted quad in canonical form: what almost all instances have, told by the system at once."""
+    try:
+        socket.inet_pton(socket.AF_INET, host)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def is_id(text: str) -> bool:
@@ -165,18 +184,18 @@ class Instance:
         try:
             port, weight = _whole(fields["port"], 1, 65535), _whole(fields.get("weight", 1), 0, 10_000)
             return cls(
-                service=_match(_NAME, fields["service"]),
+                service=_service(fields["service"]),
                 id=_match(_ID, fields["id"]),
-                host=parse_host(_match(_TEXT, fields["host"])),
+                host=parse_host(fields["host"]),
                 port=port,
-                scheme=_match(_SCHEME, fields.get("scheme") or "http"),
-                version=_match(_TEXT, fields.get("version") or ""),
-                zone=_match(_TEXT, fields.get("zone") or ""),
+                scheme=_scheme(fields.get("scheme") or "http"),
+                version=_said(fields.get("version") or ""),
+                zone=_said(fields.get("zone") or ""),
                 weight=weight,
                 labels=parse_labels(fields.get("labels") or {}),
-                status=Status(fields.get("status") or "up"),
+                status=_STATUSES[fields.get("status") or "up"],
                 generation=_match(_TEXT, fields.get("generation") or ""),
-                namespace=_match(_NAMESPACE, fields.get("namespace") or ""),
+                namespace=_namespace(fields.get("namespace") or ""),
             )
         except (KeyError, ValueError, TypeError, AttributeError) as problem:
             known = fields.get("id") if isinstance(fields, Mapping) else None
@@ -196,6 +215,14 @@ def _match(pattern: re.Pattern[str], text: Any) -> str:
     return text
 
 
+def _shared(pattern: re.Pattern[str]) -> Callable[[Any], str]:
+    """:func:`_match` for what many instances say alike: checked once, and one string for all of them."""
+    return lru_cache(SHARED)(partial(_match, pattern))
+
+
+_service, _namespace, _scheme, _label_key, _said = map(_shared, (_NAME, _NAMESPACE, _SCHEME, _LABEL_KEY, _TEXT))
+
+
 def _whole(value: Any, low: int, high: int) -> int:
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 8:
         value = int(value)
@@ -206,11 +233,20 @@ def _whole(value: Any, low: int, high: int) -> int:
 
 def parse_labels(labels: Mapping[Any, Any]) -> Mapping[str, str]:
     """The good ones of untrusted ``labels``, at most :data:`MAX_LABELS`, read-only."""
+    try:
+        return _labels(tuple(labels.items()))
+    except TypeError:  # values that have no hash are no text either
+        return _labels(tuple((key, value) for key, value in labels.items() if isinstance(value, str)))
+
+
+@lru_cache(SHARED)
+def _labels(pairs: tuple[tuple[Any, Any], ...]) -> Mapping[str, str]:
+    """The same, and one mapping for all that come alike."""
     good: dict[str, str] = {}
-    for key, value in labels.items():
-        fits = isinstance(key, str) and isinstance(value, str) and _LABEL_KEY.fullmatch(key) and _TEXT.fullmatch(value)
-        if fits and len(good) < MAX_LABELS:
-            good[key] = value
+    for key, value in pairs:
+        if isinstance(key, str) and isinstance(value, str) and len(good) < MAX_LABELS:
+            with suppress(ValueError):
+                good[_label_key(key)] = _said(value)
     return MappingProxyType(good) if good else NO_LABELS
 
 

@@ -28,7 +28,7 @@ class Listing:
     def of(cls, instances: list[Instance], revision: object = "") -> Listing:
         """Order ``instances`` and keep the last of each id."""
         unique = {instance.id: instance for instance in instances}
-        return cls(tuple(unique[key] for key in sorted(unique)), str(revision))
+        return cls(tuple(map(unique.__getitem__, sorted(unique))), str(revision))
 
 
 class Registry(Protocol):

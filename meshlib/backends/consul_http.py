@@ -31,7 +31,11 @@ MARGIN = 2.0
 """Seconds that a blocking query may take beyond the time it was told to wait (and Consul's jitter of a sixteenth)."""
 
 PACE = 0.05
-"""Seconds between two questions of a watch at least, however fast the index moves."""
+"""Seconds between two questions of a watch in the long run, however fast the index moves."""
+
+BURST = 10
+"""Further questions that may follow at once after a time of silence: a registration, for one, is two changes (its check
+begins critical, and passes a moment later), and whoever waits before looking at the second learns of the instance late."""
 
 # What agents say with status 500 about a check or service they do not know; later releases say it with 404.
 _UNKNOWN = (b"does not have associated TTL", b"Unknown check", b"Unknown service")
@@ -161,12 +165,12 @@ async def follow(
     second, as proof of life, because the index moves with things that are none of ours. ``clock`` is the loop's unless
     given."""
     clock = clock or asyncio.get_running_loop().time
-    index, last, yielded = 0, None, 0.0
+    index, last, yielded, due = 0, None, 0.0, 0.0
     while True:
-        asked = clock()
+        due = max(due, clock() - BURST * PACE) + PACE
         answered, state = await ask(index)
         index = next_index(index, answered)
         if state != last or clock() - yielded >= 1:
             last, yielded = state, clock()
             yield answered, state
-        await sleep(max(0.0, asked + PACE - clock()))
+        await sleep(max(0.0, due - clock()))

@@ -35,7 +35,10 @@ _OURS = frozenset({"secure", "zone", "weight", "version"})
 _MORE, _LABEL, _NAMESPACE_TAG = "mesh-more-", "label:", "mesh-namespace="
 
 
-class Check(msgspec.Struct):
+# What an answer is decoded into: thousands of objects in no cycles, so the garbage collector need not look at them.
+
+
+class Check(msgspec.Struct, gc=False):
     id: str = field(name="CheckID", default="")
     status: str = field(name="Status", default="")
 
@@ -45,20 +48,22 @@ class Check(msgspec.Struct):
         return self.id == "_node_maintenance" or self.id.startswith("_service_maintenance:")
 
 
-class Node(msgspec.Struct):
+class Node(msgspec.Struct, gc=False):
     address: str = field(name="Address", default="")
 
 
-class Service(msgspec.Struct):
+class Service(msgspec.Struct, gc=False):
+    """``meta`` is JSON as it came: it is most of an entry, and only that of a new one is of interest."""
+
     id: str = field(name="ID")
     port: int = field(name="Port")
     address: str = field(name="Address", default="")
-    meta: dict[str, str] | None = field(name="Meta", default=None)
+    meta: msgspec.Raw = field(name="Meta", default=msgspec.Raw(b"null"))
     created: int = field(name="CreateIndex", default=0)
     modified: int = field(name="ModifyIndex", default=0)
 
 
-class Entry(msgspec.Struct):
+class Entry(msgspec.Struct, gc=False):
     """One line of ``/v1/health/service``."""
 
     service: Service = field(name="Service")
@@ -66,17 +71,20 @@ class Entry(msgspec.Struct):
     checks: list[Check] | None = field(name="Checks", default=None)
 
     @property
-    def alive(self) -> bool:
-        return not any(check.status == "critical" and not check.maintenance for check in self.checks or ())
-
-    @property
-    def maintenance(self) -> bool:
-        return any(check.status == "critical" and check.maintenance for check in self.checks or ())
+    def critical(self) -> list[Check]:
+        return [check for check in self.checks or () if check.status == "critical"]
 
 
-_entries = msgspec.json.Decoder(list[Entry] | None)
+class Read(msgspec.Struct, gc=False):
+    """What an entry says: its instance, if it is one that may be listed, and whether the registration is one of ours."""
+
+    instance: Instance | None
+    ours: bool = False
+
+
 _raws = msgspec.json.Decoder(list[msgspec.Raw] | None)
 _entry = msgspec.json.Decoder(Entry)
+_pairs = msgspec.json.Decoder(dict[str, str] | None)
 
 
 def service_name(service: ServiceUrl) -> str:
@@ -159,14 +167,14 @@ def _unpacked(stored: Mapping[str, str]) -> dict[str, str]:
         return plain  # as with any bad label: left out
 
 
-def parse(entry: Entry, service: ServiceUrl) -> Instance | None:
-    """The instance of ``entry``, or None when it is of another namespace. Raises :class:`InvalidAnswer`."""
-    pairs = _unpacked(entry.service.meta or {})
+def parse(entry: Entry, service: ServiceUrl, *, maintenance: bool = False) -> Read:
+    """The instance of ``entry``, none when it is of another namespace. Raises :class:`InvalidAnswer`."""
+    pairs = _unpacked(_meta(entry.service))
+    ours = "mesh-generation" in pairs
     if pairs.get("mesh-namespace", "") != service.namespace:
-        return None
-    status = pairs.get("mesh-status", "up")
+        return Read(None, ours)
     weight = pairs.get("weight", "")
-    return Instance.parse({
+    instance = Instance.parse({
         "service": service.service,
         "namespace": service.namespace,
         "id": entry.service.id,
@@ -177,51 +185,54 @@ def parse(entry: Entry, service: ServiceUrl) -> Instance | None:
         "version": pairs.get("version", ""),
         "weight": min(int(weight), 10_000) if weight.isascii() and weight.isdigit() and len(weight) < 10 else 1,
         "generation": pairs.get("mesh-generation", ""),
-        "status": "maintenance" if entry.maintenance else status,
+        "status": "maintenance" if maintenance else pairs.get("mesh-status", "up"),
         "labels": {k.removeprefix(_LABEL): v for k, v in pairs.items() if k not in _OURS and not k.startswith("mesh-")},
     })  # fmt: skip
+    return Read(instance, ours)
+
+
+def _meta(service: Service) -> dict[str, str]:
+    try:
+        return _pairs.decode(service.meta) or {}
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
+        raise InvalidAnswer(f"unusable instance {service.id[:80]!r}: its Meta: {problem}") from problem
 
 
 class Reader:
-    """Reads the answers of one watch. An entry that did not change keeps its instance: parsing is most of the cost."""
+    """Reads the answers of one watch. An entry that did not change keeps its instance: parsing is most of the cost.
+
+    Of an entry, the hash of all that an instance is made of is remembered: 64 bits that do not meet by chance. Consul's
+    ``ModifyIndex`` would say the same, but not after its servers lost their state.
+    """
 
     def __init__(self, service: ServiceUrl) -> None:
         self.service = service
-        self._body: bytes | None = None
-        self._instances: tuple[Instance, ...] = ()
-        self._known: dict[tuple[str, str], tuple[Service, bool, Instance | None]] = {}
+        self._known: dict[int, Read] = {}
 
     def read(self, body: bytes) -> tuple[Instance, ...]:
         """The instances alive, unique and ordered by id. Raises :class:`InvalidAnswer` when ``body`` is no listing."""
-        if body != self._body:
-            self._instances = unique(list(self._alive(body)))
-            self._body = body
-        return self._instances
-
-    def _alive(self, body: bytes) -> Iterator[tuple[Service, Instance]]:
         before, self._known = self._known, {}
+        return unique(list(self._alive(body, before)))
+
+    def _alive(self, body: bytes, before: dict[int, Read]) -> Iterator[tuple[Service, Read]]:
         for entry in entries(body):
-            if entry.alive:
-                key, what = (entry.node.address, entry.service.id), (entry.service, entry.maintenance)
-                old = before.get(key)
-                instance = old[2] if old and old[:2] == what else _parse_or_warn(entry, self.service)
-                self._known[key] = (*what, instance)
-                if instance:
-                    yield entry.service, instance
+            critical, service = entry.critical, entry.service
+            maintenance = bool(critical) and all(check.maintenance for check in critical)
+            if critical and not maintenance:
+                continue
+            what = hash((service.id, service.address or entry.node.address, service.port, bytes(service.meta), maintenance))
+            read = self._known[what] = before.get(what) or _parse_or_warn(entry, self.service, maintenance=maintenance)
+            if read.instance:
+                yield service, read
 
 
-def entries(body: bytes) -> list[Entry]:
-    """The entries of a listing; one that is malformed is left out."""
+def entries(body: bytes) -> Iterator[Entry]:
+    """The entries of a listing; one that is malformed is left out. One at a time: all at once are more garbage than is kept."""
     try:
-        return _entries.decode(body) or []
-    except (msgspec.ValidationError, UnicodeDecodeError):
-        pass
-    except (msgspec.DecodeError, RecursionError) as problem:
-        raise InvalidAnswer(f"a listing that is not JSON: {problem}") from problem
-    try:
-        return [entry for raw in _raws.decode(body) or () if (entry := _entry_or_none(raw))]
+        raws = _raws.decode(body) or ()
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
-        raise InvalidAnswer(f"a listing that is no list: {problem}") from problem
+        raise InvalidAnswer(f"a listing that is no list in JSON: {problem}") from problem
+    return (entry for raw in raws if (entry := _entry_or_none(raw)))
 
 
 def _entry_or_none(raw: msgspec.Raw) -> Entry | None:
@@ -232,12 +243,12 @@ def _entry_or_none(raw: msgspec.Raw) -> Entry | None:
         return None
 
 
-def _parse_or_warn(entry: Entry, service: ServiceUrl) -> Instance | None:
+def _parse_or_warn(entry: Entry, service: ServiceUrl, *, maintenance: bool) -> Read:
     try:
-        return parse(entry, service)
+        return parse(entry, service, maintenance=maintenance)
     except InvalidAnswer as problem:
         _warn(str(problem))
-        return None
+        return Read(None)
 
 
 @functools.lru_cache(1024)
@@ -246,7 +257,7 @@ def _warn(text: str) -> None:
     log.warning("left out: %s", text)
 
 
-def unique(found: list[tuple[Service, Instance]]) -> tuple[Instance, ...]:
+def unique(found: list[tuple[Service, Read]]) -> tuple[Instance, ...]:
     """One instance per id, ordered.
 
     Consul's ids are unique per agent only. One of ours that is there twice was registered again with another agent: the
@@ -254,16 +265,24 @@ def unique(found: list[tuple[Service, Instance]]) -> tuple[Instance, ...]:
     default is ``name-port``) are the same only at the same address; else the eldest keeps the id and the others get
     ``id@address``.
     """
+    by_id = {read.instance.id: read.instance for _, read in found if read.instance}
+    if len(by_id) < len(found):
+        by_id = _told_apart(found)
+    return tuple(map(by_id.__getitem__, sorted(by_id)))
+
+
+def _told_apart(found: list[tuple[Service, Read]]) -> dict[str, Instance]:
     best: dict[tuple[str, str], tuple[Service, Instance]] = {}
-    for service, one in found:
-        key = (one.id, "" if "mesh-generation" in (service.meta or {}) else one.netloc)
-        if key not in best or _rank(service, one) > _rank(*best[key]):
-            best[key] = (service, one)
+    for service, read in found:
+        if (one := read.instance) is not None:
+            key = (one.id, "" if read.ours else one.netloc)
+            if key not in best or _rank(service, one) > _rank(*best[key]):
+                best[key] = (service, one)
     by_id: dict[str, Instance] = {}
     for _, one in sorted(best.values(), key=lambda pair: pair[0].created):
         name = f"{one.id}@{one.netloc}" if one.id in by_id else one.id
         by_id[name] = one if name == one.id else replace(one, id=name)
-    return tuple(by_id[name] for name in sorted(by_id))
+    return by_id
 
 
 def _rank(service: Service, instance: Instance) -> tuple[bool, int]:

@@ -153,7 +153,7 @@ def _usable(name: str) -> bool:
 
 
 class View:
-    """The instances of ``service`` under ``prefix``, kept up change by change: only what changed is decoded.
+    """The instances of ``service`` under ``prefix``, kept up change by change, in order: only what changed is decoded.
 
     ``told`` are the keys that a warning has been given for already.
     """
@@ -166,13 +166,16 @@ class View:
         """Take ``change`` in and return the listing after it."""
         if change.whole:
             self._instances.clear()
+        before = self._instances.keys() & change.keys.keys()
         for key, pair in change.keys.items():
             instance = self._read(pair) if pair else None
             if instance:
                 self._instances[key] = instance
             else:
                 self._instances.pop(key, None)
-        return Listing.of(list(self._instances.values()), change.revision)
+        if len(before) < len(change.keys):  # new ones stand at the end
+            self._instances = dict(sorted(self._instances.items()))
+        return Listing(tuple(self._instances.values()), str(change.revision))
 
     def _read(self, pair: Pair) -> Instance | None:
         """The instance, or None (and one warning for its key) when it is unusable."""

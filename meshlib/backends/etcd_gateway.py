@@ -175,11 +175,12 @@ class Gateway:
         return answers
 
     async def _answers(self, response: httpx2.Response) -> AsyncGenerator[Watched, None]:
+        host = _host(response)
         async with aclosing(_lines(response)) as lines:
             async for line in lines:
-                yield self._checked(_host(response), decode(line, Line))
+                yield self._checked(host, decode(line, Line))
         self.client.rotate()
-        raise RegistryUnavailable(f"{_host(response)} ended the watch")
+        raise RegistryUnavailable(f"{host} ended the watch")
 
     def _checked(self, host: str, line: Line) -> Watched:
         if line.result is None:

@@ -68,14 +68,13 @@ class Fleet:
             self._endpoints = now = {}
             for instance in snapshot.instances:
                 endpoint = before.get(instance.id)
-                if endpoint is None or endpoint.instance.key != instance.key:
+                if endpoint is None or (endpoint.instance is not instance and endpoint.instance.key != instance.key):
                     endpoint = Endpoint(instance, joined=joined)
                 endpoint.instance = instance
                 now[instance.id] = endpoint
             self._sort()
-            gone = [one for one in before.values() if now.get(one.instance.id) is not one]
         self._tell()
-        for endpoint in gone:
+        for endpoint in [one for key, one in before.items() if now.get(key) is not one]:
             endpoint.retire(self._on_drained)
 
     # -- what calls say

@@ -48,14 +48,16 @@ def sort(
     outliers: list[Endpoint] = []
     ejected: list[Endpoint] = []
     members: list[Endpoint] = []
+    up, maintenance = Status.UP, Status.MAINTENANCE
     for endpoint in endpoints:
         instance = endpoint.instance
-        if instance.status is Status.MAINTENANCE:
+        status = instance.status
+        if status is maintenance:
             continue
         members.append(endpoint)
         if endpoint.ejected is not None:
             (outliers if endpoint.ejected.reason is Reason.OUTLIER else ejected).append(endpoint)
-        elif instance.status is Status.DRAINING or instance.id in suspects or not instance.weight:
+        elif status is not up or instance.id in suspects or not instance.weight:
             reserve.append(endpoint)
         else:
             prime.append(endpoint)

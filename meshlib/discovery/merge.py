@@ -30,6 +30,8 @@ def merge(known: Known | None, listing: Listing, service: ServiceUrl, *, now: fl
     before = known.snapshot if known else Snapshot(service)
     missing = [instance for instance in before.instances if instance.id not in listed]
     gone = {key: when for key, when in (known.gone if known else {}).items() if key not in listed and now - when < hard_age}
+    if not missing:  # as nearly always
+        return Known(Snapshot(service, listing.instances, confirmed=now, revision=listing.revision), gone=gone)
     suspects = _suspects(before, missing)
     since = {one.id: min(now, (known.since if known else {}).get(one.id, now)) for one in suspects}  # clocks are set back, too
     kept = {one.id: one for one in suspects if now - since[one.id] < hard_age}

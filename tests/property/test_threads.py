@@ -94,9 +94,10 @@ class Storm:
             endpoint = self.fleet.find(chance.choice(NAMES))
             if endpoint is not None:
                 self.fleet.eject(endpoint, Ejection(chance.choice(list(Reason)), 1.0))
-            endpoint = self.fleet.find(chance.choice(NAMES))
-            if endpoint is not None and (ejection := endpoint.ejected) is not None:
-                self.fleet.restore(endpoint, ejection)
+            for name in NAMES:  # as probes would; else nobody would be left in the end
+                endpoint = self.fleet.find(name)
+                if endpoint is not None and (ejection := endpoint.ejected) is not None and chance.random() < 0.8:
+                    self.fleet.restore(endpoint, ejection)
             self.fleet.judge()
 
     def blow(self) -> None:

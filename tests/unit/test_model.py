@@ -3,7 +3,7 @@
 import pytest
 
 from meshlib.errors import ConfigError, InvalidAnswer
-from meshlib.model import MAX_LABELS, Instance, ServiceUrl, Snapshot, Status, parse_host, registrable_name
+from meshlib.model import MAX_LABELS, SHARED, Instance, ServiceUrl, Snapshot, Status, parse_host, registrable_name
 
 GOOD = {"service": "orders", "id": "orders-1", "host": "10.0.0.5", "port": 8080}
 
@@ -60,6 +60,26 @@ def test_the_error_shows_no_control_characters() -> None:
 def test_labels_that_are_unusable_are_left_out() -> None:
     labels = {"good": "yes", "bad key": "x", "bad": "a\nb", "number": 1, 7: "x", "": "x"}
     assert dict(Instance.parse({**GOOD, "labels": labels}).labels) == {"good": "yes"}
+
+
+def test_equal_labels_are_one_mapping_and_equal_texts_one_text() -> None:
+    def parsed(number: int) -> Instance:
+        said = {
+            "version": "".join("1.4"),
+            "zone": "".join(["eu-", "1"]),
+            "labels": {"".join(["te", "am"]): "".join(["sh", "op"])},
+        }
+        return Instance.parse({**GOOD, "id": f"orders-{number}", **said})
+
+    one, other = parsed(1), parsed(2)
+    assert one.labels is other.labels
+    assert (one.version is other.version, one.zone is other.zone) == (True, True)
+    assert {**one.labels} == {"team": "shop"}
+
+
+def test_labels_that_nobody_shares_are_still_right() -> None:
+    many = [Instance.parse({**GOOD, "labels": {"pod": f"pod-{number}", "team": "shop"}}) for number in range(3 * SHARED)]
+    assert [dict(one.labels) for one in many] == [{"pod": f"pod-{number}", "team": "shop"} for number in range(3 * SHARED)]
 
 
 def test_labels_are_bounded() -> None:

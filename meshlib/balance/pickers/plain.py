@@ -15,8 +15,8 @@ from meshlib.flow import Call
 
 GOLDEN: Final = (5**0.5 - 1) / 2
 
-RIVALS: Final = 4096
-"""Pairs that are laid out for a choice of two, at least four for each endpoint: more for small fleets, where it counts."""
+RIVALS: Final = 1024
+"""Pairs that are dealt before they repeat, at least four for each endpoint: more for small fleets, where it counts."""
 
 
 def round_robin(pool: Pool) -> Choose:
@@ -73,10 +73,12 @@ def only(pool: Pool) -> Choose:
 def pairs(endpoints: tuple[Endpoint, ...]) -> Iterator[tuple[Endpoint, Endpoint]]:
     """For ever, two different ones of ``endpoints`` (at least two). Every endpoint is drawn as often as any other and meets
     many rivals, in small fleets all. Dealt from a stack instead of drawn by lot: it costs a third, and no streak of bad luck
-    leaves anybody out. Made of C iterators, so that threads may share it."""
+    leaves anybody out. Threads may share it: iterators in C over tuples that are there run no other code in between."""
     size = len(endpoints)
     start = chance.randrange(size)
     first = endpoints[start:] + endpoints[:start]
-    distances = chance.sample(range(1, size), min(size - 1, max(4, RIVALS // size)))
-    second = tuple(itertools.chain.from_iterable((*first[far:], *first[:far]) for far in distances))
+    many = max(4, RIVALS // size)
+    distances = chance.sample(range(1, size), many) if many < size - 1 else range(1, size)
+    shifts = [slice(far, far + size) for far in distances]
+    second = tuple(itertools.chain.from_iterable(map((first * 2).__getitem__, shifts)))
     return zip(itertools.cycle(first), itertools.cycle(second), strict=False)

@@ -218,6 +218,10 @@ async def test_names_of_services() -> None:
             await backend(lambda _, odd=odd: answer(odd)).registry.services("")
 
 
+def read(line: Any, service: ServiceUrl = ORDERS) -> tuple[Instance, ...]:
+    return consul_wire.Reader(service).read(msgspec.json.encode([line]))
+
+
 def test_a_reader_parses_what_changed_only() -> None:
     reader = consul_wire.Reader(ORDERS)
     first = reader.read(msgspec.json.encode([entry("a"), entry("b")]))
@@ -225,6 +229,30 @@ def test_a_reader_parses_what_changed_only() -> None:
     assert second[0] is first[0]
     assert second[1].port == 9
     assert reader.read(msgspec.json.encode([entry("b", Port=9, checks=(("_node_maintenance", "critical"),))]))[0] != second[1]
+
+
+@pytest.mark.parametrize("changed", [{"Port": 9}, {"Address": "10.0.0.6"}, {"Meta": {**OURS, "zone": "b"}}])
+def test_a_reader_sees_a_change_whatever_its_index(changed: dict[str, Any]) -> None:
+    reader = consul_wire.Reader(ORDERS)  # servers that lost their state count from one again
+    before = reader.read(msgspec.json.encode([entry("a", Meta=OURS, ModifyIndex=5)]))
+    after = reader.read(msgspec.json.encode([entry("a", **{"Meta": OURS, "ModifyIndex": 5, **changed})]))
+    assert before[0] != after[0] == read(entry("a", **{"Meta": OURS, **changed}))[0]
+
+
+@pytest.mark.parametrize("where", [b'"zone":"zone-a"', b'"ID":"a"', b'"Node":"n1"'])
+def test_an_entry_that_is_no_text_costs_itself_only(where: bytes) -> None:
+    bad = msgspec.json.encode(entry("a", Meta={**OURS, "zone": "zone-a"}))
+    broken = bad.replace(where, where[:-2] + b"\xff" + where[-1:])
+    assert broken != bad
+    found = consul_wire.Reader(ORDERS).read(b"[" + broken + b"," + msgspec.json.encode(entry("b")) + b"]")
+    assert [one.id for one in found] == (["a", "b"] if where.startswith(b'"Node') else ["b"])  # what we do not read is not ours
+
+
+def test_a_reader_remembers_what_is_listed_only() -> None:
+    reader = consul_wire.Reader(ORDERS)
+    for number in range(50):
+        reader.read(msgspec.json.encode([entry(f"a-{number}")]))
+    assert len(reader._known) == 1
 
 
 # Meta
@@ -250,15 +278,13 @@ def test_nothing_is_lost_in_meta(instance: Instance) -> None:
     for key, value in meta.items():
         assert consul_wire._META_KEY.fullmatch(key)
         assert len(value.encode()) <= 512
-    stored = msgspec.convert(entry(Address="10.0.0.5", Port=80, Meta=meta), consul_wire.Entry)
-    assert consul_wire.parse(stored, instance.url.name) == instance
+    assert read(entry(instance.id, Address="10.0.0.5", Port=80, Meta=meta), instance.url.name) == (instance,)
 
 
 def test_sixty_four_labels_fit() -> None:
     labels = {f"label-{number}": "x" * 300 for number in range(64)}
     instance = Instance.parse({"service": "orders", "id": "a", "host": "10.0.0.5", "port": 80, "labels": labels})
-    stored = msgspec.convert(entry(Address="10.0.0.5", Port=80, Meta=consul_wire.meta(instance)), consul_wire.Entry)
-    assert consul_wire.parse(stored, ORDERS) == instance
+    assert read(entry("a", Address="10.0.0.5", Port=80, Meta=consul_wire.meta(instance))) == (instance,)
     too_long = {f"label-{number}": "x" * 500 for number in range(64)}
     with pytest.raises(RegistryError):
         consul_wire.meta(Instance.parse({**instance.fields(), "labels": too_long}))
@@ -384,8 +410,29 @@ async def test_unrelated_changes_neither_spin_nor_wake() -> None:
     for _ in range(6):
         await anext(watch)
     assert 5 <= now <= 5.2  # one a second, each a proof of life
-    assert asked <= 5.2 / consul_http.PACE + 1
+    assert asked <= 5.2 / consul_http.PACE + consul_http.BURST + 1
     await watch.aclose()
+
+
+@pytest.mark.parametrize("burst", [consul_http.BURST, 0])
+async def test_changes_that_follow_each_other_are_seen_at_once(burst: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consul_http, "BURST", burst)
+    now, moves = 100.0, iter([10.0, 0.003, 0.003, 10.0])  # how long each question waits for the next change
+
+    async def ask(index: int) -> tuple[int, int]:
+        nonlocal now
+        now += next(moves)
+        return index + 1, index + 1
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    watch = follow(ask, clock=lambda: now, sleep=sleep)
+    seen = [(await anext(watch), now)[1] for _ in range(3)]
+    await watch.aclose()
+    late = seen[2] - seen[1] - 0.003  # of the second of two changes in a row
+    assert late == pytest.approx(0.0 if burst else consul_http.PACE, abs=0.004)
 
 
 async def test_the_questions_of_a_watch() -> None:

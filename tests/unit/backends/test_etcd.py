@@ -12,13 +12,17 @@ from typing import Any
 
 import httpx2
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from meshlib.backends import etcd, etcd_gateway, open_backend
+from meshlib.backends.base import Listing
 from meshlib.backends.codec import decode, encode
 from meshlib.backends.etcd import EtcdRegistry
 from meshlib.backends.etcd_gateway import Gateway
 from meshlib.backends.etcd_kv import EtcdKeyValue
-from meshlib.backends.etcd_wire import range_end
+from meshlib.backends.etcd_watch import Change
+from meshlib.backends.etcd_wire import Pair, range_end
 from meshlib.backends.http import ControlClient
 from meshlib.errors import (
     CasConflict,
@@ -623,3 +627,22 @@ class TestKeyValue:
         assert lock is not None
         assert lock.fence == 9
         assert [await lock.renew() for _ in range(3)] == [True, False, False]
+
+
+@given(st.lists(st.tuples(st.dictionaries(st.sampled_from("abcdefg"), st.sampled_from(["1", "2", "gone", "unusable"]), max_size=3),
+                          st.booleans()), max_size=12))  # fmt: skip
+def test_a_listing_kept_up_is_the_one_made_anew(changes: list[tuple[dict[str, str], bool]]) -> None:
+    view, model = etcd.View(ORDERS, PREFIX.encode(), set()), dict[str, str]()
+    for revision, (said, whole) in enumerate(changes):
+        keys = {
+            PREFIX.encode() + name.encode(): kept(name, what) for name, what in said.items() if not (whole and what == "gone")
+        }
+        listing = view.apply(Change(revision, keys, whole))
+        model = {**({} if whole else model), **said}
+        listed = [instance(name, version=what) for name, what in sorted(model.items()) if what in ("1", "2")]
+        assert listing == Listing(tuple(listed), str(revision))
+
+
+def kept(name: str, what: str) -> Pair | None:
+    document = b"{" if what == "unusable" else encode(instance(name, version=what))
+    return None if what == "gone" else Pair(PREFIX.encode() + name.encode(), document)

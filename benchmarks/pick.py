@@ -80,7 +80,7 @@ def pool_of(size: int) -> Pool:
     fleet = Fleet(ORDERS)
     fleet.update(Snapshot(ORDERS, tuple(listed)))
     for endpoint in fleet.tiers.prime:
-        PeakEwma().observe(endpoint, 0.01, Outcome.ANSWERED)
+        PeakEwma().observe(endpoint, 0.01, Outcome.ANSWERED, 1.0)
     return Pool(fleet.tiers.prime, fleet.tiers.members, fleet.tiers.memo, Here("", "shop@web-1:8080"))
 
 

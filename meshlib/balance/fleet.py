@@ -82,8 +82,12 @@ class Fleet:
     def told(self, endpoint: Endpoint, seconds: float, outcome: Outcome, now: float) -> None:
         """An attempt at ``endpoint`` ended at monotonic time ``now``, after ``seconds``."""
         if outcome is Outcome.ANSWERED:
-            endpoint.failures = 0
-            due = self._outliers.answered(endpoint, seconds, now)
+            recent = endpoint.recent or self._outliers.begin(endpoint, now)
+            recent.good += 1
+            recent.seconds += seconds
+            if endpoint.failures:
+                endpoint.failures = 0
+            due = now >= self._outliers.due or (endpoint.ejections and self._outliers.slow_again(seconds, now))
         elif outcome is Outcome.FAILED:
             endpoint.failures += 1
             due = self._outliers.failed(endpoint, now)

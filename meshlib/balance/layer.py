@@ -18,6 +18,8 @@ from meshlib.outcome import Outcome, of_answer, of_error
 
 log = logging.getLogger(__name__)
 
+ANSWERED = Outcome.ANSWERED
+
 LAST_RESORTS = 3
 """A call that has failed at so many ejected endpoints goes to no further one: with all of a large fleet dead it would try for
 ever."""
@@ -50,7 +52,7 @@ class Balance:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.source, self.picker, self._here, self._clock = source, picker, here, clock
-        self._observe = getattr(picker, "observe", None)
+        self._tell, self._observe = source.fleet.told, getattr(picker, "observe", None)
         self.choose: Choose = self._refuse
         source.fleet.watch(self)
 
@@ -72,12 +74,16 @@ class Balance:
         except BaseException:
             attempt.close()  # a layer below may have refused before anything was sent
             raise
-        self._told(endpoint, start, Outcome.ANSWERED if response.status_code < 400 else of_answer(response))
+        now = self._clock()
+        outcome = ANSWERED if response.status_code < 400 else of_answer(response)
+        self._tell(endpoint, now - start, outcome, now)
+        if self._observe is not None:
+            self._observe(endpoint, now - start, outcome, now)
         return response
 
     def _told(self, endpoint: Endpoint, start: float, outcome: Outcome) -> float:
         now = self._clock()
-        self.source.fleet.told(endpoint, now - start, outcome, now)
+        self._tell(endpoint, now - start, outcome, now)
         if self._observe is not None:
             self._observe(endpoint, now - start, outcome, now)
         return now - start

@@ -101,8 +101,9 @@ class Recent(Tally):
 
 
 class Outliers:
-    """The results of one service's endpoints. :meth:`answered` and :meth:`failed` may be called by any thread, the rest by
-    one at a time. Times are of one monotonic clock."""
+    """The results of one service's endpoints. :meth:`begin` and :meth:`failed` may be called by any thread, :meth:`judge` by
+    one at a time. Good answers are added by the fleet itself (to ``endpoint.recent``): each call passes there. Times are of
+    one monotonic clock."""
 
     def __init__(self, rules: Rules, now: float, *, uniform: Callable[[], float] = random.random) -> None:
         self.rules, self._uniform = rules, uniform
@@ -111,23 +112,21 @@ class Outliers:
         self.due = now + rules.interval if rules.share else math.inf
         self.patience = 0.0
 
-    def answered(self, endpoint: Endpoint, seconds: float, now: float) -> bool:
-        """Note a good answer; True when it is time to judge."""
-        recent = endpoint.recent or self._begin(endpoint, now)
-        recent.good += 1
-        recent.seconds += seconds
-        return now >= self.due or (endpoint.ejections > 0 and seconds > self.patience and self._soon(now))
+    def slow_again(self, seconds: float, now: float) -> bool:
+        """True when an answer that took ``seconds``, of one that was ejected before, is a reason to judge soon."""
+        return seconds > self.patience and self._soon(now)
 
     def failed(self, endpoint: Endpoint, now: float) -> bool:
         """Note a failure; True when it is time to judge."""
-        recent = endpoint.recent or self._begin(endpoint, now)
+        recent = endpoint.recent or self.begin(endpoint, now)
         recent.failed += 1
         return now >= self.due or (endpoint.failures >= self.rules.consecutive and self._soon(now))
 
     def _soon(self, now: float) -> bool:
         return now >= self.due - 0.9 * self.rules.interval
 
-    def _begin(self, endpoint: Endpoint, now: float) -> Recent:
+    def begin(self, endpoint: Endpoint, now: float) -> Recent:
+        """Results of ``endpoint`` come from now on."""
         recent = endpoint.recent = self._known[endpoint] = Recent(now)
         return recent
 

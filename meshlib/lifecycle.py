@@ -185,11 +185,11 @@ def check_port(port: int | None) -> None:
         raise ConfigError("port", f"{str(port)[:20]!r} is not a port (0 to 65535)", example="8080")
 
 
-def check_once(settings: Settings, port: int | None, taken: list[int | None]) -> None:
-    """Raise :class:`ConfigError` unless ``port`` can be registered by a process that has registered ``taken``: here, and not
-    in the background, is said what can be known before the registry is asked."""
+def check_once(settings: Settings, port: int | None, taken: list[int | None], alike: list[Registration]) -> None:
+    """Raise :class:`ConfigError` unless a process that has registered the ports ``taken``, and ``alike`` under the same
+    explicit id, can register ``port``: here, and not in the background, is said what is known before the registry is asked."""
     address = advertised(settings, port, "")
-    if taken and settings.instance_id:
+    if alike:
         problem = f"{settings.instance_id!r} is registered by this process already, and is the id of one instance"
         source = settings.sources.get("instance_id", "code")
         raise ConfigError("MESH_INSTANCE_ID", problem, source=source, example="unset, or another Mesh with another id")

@@ -151,7 +151,7 @@ class Mesh:
             raise ConfigError("MESH_SERVICE", "is not set, so there is no name to register", example="orders")
         lifecycle.check_port(port)
         self._here()
-        lifecycle.check_once(self.settings, port, [each.port for each in self._registrations])
+        lifecycle.check_once(self.settings, port, [each.port for each in self._registrations], _named_alike(self.settings))
         reconciler = Reconciler(self.settings, self._registry, port=port, generation=secrets.token_hex(8))
         registration = Registration(
             reconciler, self._worker, self.in_flight, self.settings, self._registrations.remove, port=port
@@ -293,6 +293,16 @@ class Mesh:
         self.in_flight.on_serving = self._join if self._inherited else None
         for view in list(self._views.values()):
             view.abandon()
+
+
+def _named_alike(settings: Settings) -> list[Registration]:
+    """What this process has registered under the id that ``settings`` give, if they do."""
+
+    def name(one: Settings) -> tuple[str, ...]:
+        return (str(one.registry), one.namespace, one.service, one.instance_id)
+
+    alike = [mesh for mesh in list(_meshes) if settings.instance_id and name(mesh.settings) == name(settings)]
+    return [registration for mesh in alike for registration in mesh._registrations]
 
 
 def _after_fork() -> None:

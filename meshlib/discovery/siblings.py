@@ -169,6 +169,7 @@ class Siblings:
     def _member(self) -> int:
         """The file, with our place among the members; a new one when somebody has removed it."""
         if self._handle is not None and not _same(self._handle, self.path):
+            self._read(self._handle)  # the last of what all knew
             self._release()
         if self._handle is None:
             if _joined.get(self.path) == os.getpid():

@@ -36,7 +36,8 @@ CONTENT: Final = 2
 PATIENCE: Final = 1.0
 """Seconds one waits for what others have for moments only, unless they are stopped."""
 
-_joined: dict[Path, int] = {}  # file → the process that is a member; a forked child is none
+# Who has a file open in this process (the pid: a forked child has none open that it may use).
+_joined: dict[tuple[int, Path], Siblings] = {}
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -161,8 +162,8 @@ class Siblings:
     def _release(self) -> None:
         if self._handle is not None:
             handle, self._handle = self._handle, None
-            del _joined[self.path]
             os.close(handle)
+            _joined.pop((os.getpid(), self.path), None)  # not before: closing drops the locks of whoever came next
 
     # -- membership
 
@@ -172,10 +173,14 @@ class Siblings:
             self._read(self._handle)  # the last of what all knew
             self._release()
         if self._handle is None:
-            if _joined.get(self.path) == os.getpid():
+            place = (os.getpid(), self.path)
+            if _joined.setdefault(place, self) is not self:
                 raise ConfigError("port", "is registered by this process already", example="close the other registration first")
-            self._handle = self._join()
-            _joined[self.path] = os.getpid()
+            try:
+                self._handle = self._join()
+            except BaseException:
+                del _joined[place]
+                raise
         return self._handle
 
     def _join(self) -> int:

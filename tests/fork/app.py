@@ -14,10 +14,20 @@ import threading
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from meshlib import Mesh, get, lifecycle, service_client
+from meshlib import Mesh, get, lifecycle, server, service_client
 from meshlib.discovery import registration as registering
 from meshlib.discovery import siblings
 from meshlib.discovery.siblings import Alone, Record, Siblings
+
+
+class _Deaf:
+    """A lifespan as it would be without us: the app says that it knows none."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    async def of(self, app: Any, scope: Any) -> None:
+        await app(scope, None, None)
 
 
 def switch_off(defence: str) -> None:
@@ -30,6 +40,8 @@ def switch_off(defence: str) -> None:
         case "hand-over":
             leave = Siblings.leave
             Siblings.leave = lambda group: leave(group) or True  # type: ignore[method-assign]
+        case "lifespan":
+            server._Lifespan = _Deaf  # type: ignore[attr-defined]
         case "successor":
             registering.successor_expected = lambda _: False  # type: ignore[attr-defined]
 

@@ -96,7 +96,7 @@ class Stage:
     """Starts ``cell``'s server, with a local registry in a directory of its own in which "stock" is listed as well."""
 
     def __init__(self, cell: Cell, *, without: str = "", rate: float = 60.0) -> None:
-        self.cell, self.port, self.rate = cell, free_port(), rate
+        self.cell, self.port, self.rate, self.without = cell, free_port(), rate, without
         self.room = Path(tempfile.mkdtemp(prefix="meshlib-fork-"))
         self.registry = self.room / "registry.db"
         self.env = {**os.environ, "PYTHONPATH": str(TOP), "PYTHONWARNINGS": "ignore::DeprecationWarning",
@@ -216,6 +216,9 @@ class Stage:
     def files(self, pid: int) -> int:
         return len(os.listdir(f"/proc/{pid}/fd"))
 
+    def tasks(self, pid: int) -> int:
+        return len(os.listdir(f"/proc/{pid}/task"))
+
     def answering(self) -> set[int]:
         """The living workers that have answered."""
         return {pid for pid in self.workers() if any("level" in said for said in self.answers.get(pid, ()))}
@@ -230,7 +233,8 @@ class Stage:
     def _ready(self) -> bool:
         assert self.server is not None
         assert self.server.poll() is None, self.log()[-3000:]
-        return bool(self.seen.now) and len(self.answering()) >= self.cell.workers and len(self.lock_holders()) == 1
+        elected = len(self.lock_holders()) == 1 or self.without == "election"
+        return bool(self.seen.now) and len(self.answering()) >= self.cell.workers and elected
 
     def kill_a_worker(self) -> float:
         """SIGKILL the registrar, if it is a worker, else any. Returns the seconds until there was a registrar again."""

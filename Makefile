@@ -41,7 +41,7 @@ wheel-check: build
 	@sh scripts/check-wheel
 
 soak: $(VENV)/.installed servers
-	MESHLIB_SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -m soak -s tests/faults tests/model
+	MESHLIB_SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -m soak -s tests/faults tests/fork tests/model
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks call

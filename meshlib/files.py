@@ -75,3 +75,24 @@ def _take(handle: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def lock_byte(handle: int, byte: int, *, shared: bool = False, timeout: float = 0.0) -> bool:
+    """Take the record lock on ``byte`` of an open file against other processes (not against others of this one), or change
+    the one we have, in one step; False when it is not to be had within ``timeout`` seconds."""
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    give_up = time.monotonic() + timeout
+    while True:
+        try:
+            fcntl.lockf(handle, kind | fcntl.LOCK_NB, 1, byte)
+        except (BlockingIOError, PermissionError):  # POSIX allows both
+            if time.monotonic() >= give_up:
+                return False
+            time.sleep(0.01)
+        else:
+            return True
+
+
+def unlock_byte(handle: int, byte: int) -> None:
+    """Give the record lock on ``byte`` back; fine when there is none."""
+    fcntl.lockf(handle, fcntl.LOCK_UN, 1, byte)

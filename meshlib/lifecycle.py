@@ -7,13 +7,16 @@ import errno
 import logging
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from contextlib import suppress
+from importlib import import_module
 from typing import Self
 
+from meshlib.discovery.address import advertised
 from meshlib.discovery.registration import Reconciler
 from meshlib.errors import ConfigError, PortInUse
 from meshlib.model import Instance, Status
@@ -30,7 +33,12 @@ IN_PROCESS = {"memory": 0.1, "static": 0.0}
 
 
 class Registration:
-    """An entry in the registry that is kept up to date until :meth:`close`. Also a context manager."""
+    """An entry in the registry that is kept up to date until :meth:`close`. Also a context manager.
+
+    The processes of one machine and user that serve the same host:port have one entry in common: one of them keeps it, and
+    the last one to close removes it. The status, too, is that of all: what any of them asks for holds for the others and for
+    those that come later, until all have gone.
+    """
 
     def __init__(
         self,
@@ -39,14 +47,18 @@ class Registration:
         in_flight: InFlight,
         settings: Settings,
         on_closed: Callable[[Registration], object],
+        *,
+        port: int | None = None,
     ) -> None:
         self._reconciler, self._worker, self._in_flight, self._settings = reconciler, worker, in_flight, settings
-        self._on_closed = on_closed
+        self._on_closed, self.port = on_closed, port
         self._pid = os.getpid()
         self._closing = threading.Lock()  # taken once, by who closes it
         in_flight.draining = False
+        reconciler.on_status = self._heard
         worker.loop().call_soon_threadsafe(reconciler.start)
         atexit.register(self.close)
+        _at_end_of_child(self.close)
 
     @property
     def instance(self) -> Instance | None:
@@ -59,6 +71,11 @@ class Registration:
             return self._reconciler.made.result(timeout)
         except TimeoutError:
             raise TimeoutError(f"not registered after {timeout} s: {self._reconciler.problem or 'no answer'}") from None
+
+    @property
+    def registrar(self) -> bool:
+        """True while this process is the one that keeps the entry."""
+        return self._reconciler.registrar and not self._closing.locked() and self._pid == os.getpid()
 
     def drain(self) -> None:
         """List it as draining: consumers use others as long as there are any."""
@@ -73,40 +90,64 @@ class Registration:
         self._wish(Status.UP, draining=False)
 
     def _wish(self, status: Status, *, draining: bool) -> None:
-        if self._closing.locked() or self._pid != os.getpid():
+        if self._pid != os.getpid():
+            log.warning("this registration belongs to process %d, its child cannot set it to %s", self._pid, status.value)
+            return
+        if self._closing.locked():
             return
         self._in_flight.draining = draining
         self._worker.loop().call_soon_threadsafe(self._reconciler.wish, status)
 
+    def _heard(self, status: Status) -> None:
+        """A sibling has changed the status of all."""
+        if not self._closing.locked():
+            self._in_flight.draining = status is Status.DRAINING
+
     def close(self) -> None:
         """Leave in the order that loses no call: ask keep-alive clients to connect elsewhere, stop re-registering and
         deregister, wait until consumers know (:data:`PROPAGATION` + ``MESH_DRAIN_WAIT``) while still serving, then wait for
-        calls in flight (``MESH_DRAIN_TIMEOUT`` at most). The server is to be stopped after it. A second time, or in a child
-        process, it does nothing."""
+        calls in flight (``MESH_DRAIN_TIMEOUT`` at most). Where other processes serve the same port, the entry is theirs now:
+        nothing is deregistered, and consumers need not know. The server is to be stopped after it. A second time, or in a
+        child process, it does nothing."""
+        self._leave(serving=True)
+
+    def stopped(self) -> None:
+        """The same after the server has stopped to accept: it does not wait for consumers to know."""
+        self._leave(serving=False)
+
+    def _leave(self, *, serving: bool) -> None:
         if self._pid != os.getpid() or not self._closing.acquire(blocking=False):
             return
         atexit.unregister(self.close)
         in_flight, settings = self._in_flight, self._settings
         in_flight.draining = True
-        self._stop()
-        if self._reconciler.desired is not None:  # else nobody has heard of it
+        if self._stop() and serving:
             time.sleep(IN_PROCESS.get(settings.registry.scheme, PROPAGATION) + settings.drain_wait)
         if not in_flight.wait(settings.drain_timeout):
             log.warning("%d requests were still in flight after %g s", len(in_flight), settings.drain_timeout)
         with suppress(ValueError):
             self._on_closed(self)
 
-    def _stop(self) -> None:
+    def _stop(self) -> bool:
+        """Returns whether consumers are to be given time to see it."""
         try:
-            self._worker.spawn(self._reconciler.stop).result(self._settings.registry_timeout + 1.0)
+            return self._worker.spawn(self._reconciler.stop).result(self._settings.registry_timeout + 1.0)
         except (TimeoutError, CancelledError) as problem:
             log.warning("deregistering did not end: %r", problem)
+            return True
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _at_end_of_child(close: Callable[[], None]) -> None:
+    """Have ``close`` run at the end of a child of multiprocessing, too: one that was forked runs no ``atexit`` handlers."""
+    multiprocessing = sys.modules.get("multiprocessing")
+    if multiprocessing is not None and multiprocessing.parent_process() is not None:
+        import_module("multiprocessing.util").Finalize(None, close, exitpriority=0)
 
 
 def listen(settings: Settings, port: int | None = None, *, backlog: int = 2048) -> socket.socket:
@@ -142,3 +183,15 @@ def check_port(port: int | None) -> None:
     """Raise :class:`ConfigError` for a ``port`` given in code that is none."""
     if port is not None and not (type(port) is int and 0 <= port < 65536):
         raise ConfigError("port", f"{str(port)[:20]!r} is not a port (0 to 65535)", example="8080")
+
+
+def check_once(settings: Settings, port: int | None, taken: list[int | None], alike: list[Registration]) -> None:
+    """Raise :class:`ConfigError` unless a process that has registered the ports ``taken``, and ``alike`` under the same
+    explicit id, can register ``port``: here, and not in the background, is said what is known before the registry is asked."""
+    address = advertised(settings, port, "")
+    if alike:
+        problem = f"{settings.instance_id!r} is registered by this process already, and is the id of one instance"
+        source = settings.sources.get("instance_id", "code")
+        raise ConfigError("MESH_INSTANCE_ID", problem, source=source, example="unset, or another Mesh with another id")
+    if address in [advertised(settings, each, "") for each in taken]:
+        raise ConfigError("port", f"{address[1]} is registered by this process already", example="close() that one first")

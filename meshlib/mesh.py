@@ -26,7 +26,6 @@ from meshlib.balance.tiers import Here
 from meshlib.client.declare import Method
 from meshlib.client.stack import Stack, innermost
 from meshlib.client.stub import AsyncStub, SyncStub, declaration_of, implement
-from meshlib.discovery.address import advertised
 from meshlib.discovery.follow import Follower, Surroundings
 from meshlib.discovery.probe import Probes, probes, restore
 from meshlib.discovery.registration import Reconciler
@@ -82,6 +81,7 @@ class Mesh:
         # A view lives while a client holds it or it is watched: hosts that were called once leave nothing behind.
         self._views: weakref.WeakValueDictionary[ServiceUrl, View] = weakref.WeakValueDictionary()
         self._registrations: list[Registration] = []
+        self._inherited: list[int | None] = []  # ports that the parent of this process had registered
         self._lock = threading.Lock()
         self._closing = False
         self._default_picker = named(self.settings.picker, source=self.settings.sources.get("picker", "default"))
@@ -171,14 +171,19 @@ class Mesh:
 
     def register(self, port: int | None = None) -> Registration:
         """List this process under ``MESH_SERVICE`` at ``port`` (default ``MESH_PORT``), from now until the result is closed;
-        it is a context manager. Returns at once: an unreachable registry is a warning and is tried again."""
+        it is a context manager. Returns at once: an unreachable registry is a warning and is tried again.
+
+        Processes that serve the same port are one instance: they may all register, or one of them before it forks the others,
+        which then join it on the first request that they serve through :meth:`wsgi` or :meth:`asgi`."""
         if not self.settings.service:
             raise ConfigError("MESH_SERVICE", "is not set, so there is no name to register", example="orders")
         lifecycle.check_port(port)
-        advertised(self.settings, port, "")  # raises here and not in the background
         self._check_pid()
+        lifecycle.check_once(self.settings, port, [each.port for each in self._registrations], _named_alike(self.settings))
         reconciler = Reconciler(self.settings, self._registry, port=port, generation=secrets.token_hex(8))
-        registration = Registration(reconciler, self._worker, self.in_flight, self.settings, self._registrations.remove)
+        registration = Registration(
+            reconciler, self._worker, self.in_flight, self.settings, self._registrations.remove, port=port
+        )  # fmt: skip
         self._registrations.append(registration)
         return registration
 
@@ -192,8 +197,8 @@ class Mesh:
         return server.wsgi(app, self.in_flight)
 
     def asgi(self, app: server.AsgiApp) -> server.AsgiApp:
-        """The same for ASGI."""
-        return server.asgi(app, self.in_flight)
+        """The same for ASGI; when the server tells its lifespan's end, registrations are closed."""
+        return server.asgi(app, self.in_flight, self._stopped)
 
     # -- lifecycle
 
@@ -321,6 +326,22 @@ class Mesh:
         self._engine.discard(endpoint)
         self._async_engine.discard(endpoint)
 
+    def _join(self) -> None:
+        """This process, forked from one that was registered, serves: it is one of them. One that only computes is none, and
+        does not keep what nobody serves any more."""
+        with self._lock:
+            inherited, self._inherited = self._inherited, []
+        for port in inherited:
+            try:
+                if port not in [each.port for each in self._registrations]:
+                    self.register(port)
+            except ConfigError as problem:  # the request that brought us here is not to fail of it
+                log.warning("this child of a registered process does not join it: %s", problem)
+
+    async def _stopped(self) -> None:
+        for registration in list(self._registrations):
+            await asyncio.to_thread(registration.stopped)
+
     def _check_pid(self) -> None:
         """Notice a fork by code that runs no fork hooks: before a lock is taken that a thread of the parent may have held."""
         if self._pid != os.getpid():
@@ -336,11 +357,23 @@ class Mesh:
         _abandoned.append(self._backend)
         self._backend = None  # opened on first use; what is wrong then is seen by who uses it
         self._probes = self._make_probes()
+        self._inherited += [registration.port for registration in self._registrations]
         self._registrations = []
         self.in_flight.forked()
+        self.in_flight.on_serving = self._join if self._inherited else None
         self._closing = False
         for view in self._all_views():
             view.abandon()
+
+
+def _named_alike(settings: Settings) -> list[Registration]:
+    """What this process has registered under the id that ``settings`` give, if they do."""
+
+    def name(one: Settings) -> tuple[str, ...]:
+        return (str(one.registry), one.namespace, one.service, one.instance_id)
+
+    alike = [mesh for mesh in list(_meshes) if settings.instance_id and name(mesh.settings) == name(settings)]
+    return [registration for mesh in alike for registration in mesh._registrations]
 
 
 def _after_fork() -> None:

@@ -1,8 +1,9 @@
 """The provider's side, as one WSGI and one ASGI middleware: counts requests in flight, so that a stop can wait for them.
-While draining, the ASGI one sends keep-alive clients elsewhere."""
+While draining, the ASGI one sends keep-alive clients elsewhere; it also hears of the server's start and end."""
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
@@ -15,17 +16,23 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 SendMessage: TypeAlias = Callable[[Message], Awaitable[None]]
 AsgiApp: TypeAlias = Callable[[MutableMapping[str, Any], Receive, SendMessage], Awaitable[None]]
 
+log = logging.getLogger(__name__)
+
 
 class InFlight:
-    """Requests being served by this process. ``draining`` is set once it wants no more."""
+    """Requests being served by this process. ``draining`` is set once it wants no more. ``on_serving``, if set, is called
+    once, before the first request."""
 
     def __init__(self) -> None:
         self.draining = False
+        self.on_serving: Callable[[], None] | None = None
         self._requests: set[object] = set()
-        self._idle = threading.Condition()
+        self._idle: threading.Condition | None = None
 
     def begin(self) -> object:
         """A request came; hand the result to :meth:`end`."""
+        if self.on_serving is not None:
+            self.serving()
         request = object()
         self._requests.add(request)
         return request
@@ -33,23 +40,31 @@ class InFlight:
     def end(self, request: object) -> None:
         """Its answer is complete, or it failed. A second time does nothing."""
         self._requests.discard(request)
-        if self.draining and not self._requests:
+        if self._idle is not None and not self._requests:
             with self._idle:
                 self._idle.notify_all()
+
+    def serving(self) -> None:
+        """This process serves, or is about to."""
+        on_serving, self.on_serving = self.on_serving, None
+        if on_serving is not None:
+            on_serving()
 
     def __len__(self) -> int:
         return len(self._requests)
 
     def forked(self) -> None:
         """In a child process: what the parent serves is none of its business. Apps that are wrapped already count here."""
-        self.draining, self._requests, self._idle = False, set(), threading.Condition()
+        self.draining, self._requests, self._idle = False, set(), None
 
     def wait(self, timeout: float) -> bool:
         """Wait until nothing is in flight, at most ``timeout`` seconds; False when time ran out."""
         deadline = time.monotonic() + timeout
-        with self._idle:
+        # Made only now: gevent may have patched the process since it was forked, and a lock of before stops all greenlets.
+        idle = self._idle = self._idle or threading.Condition()
+        with idle:
             while self._requests and (left := deadline - time.monotonic()) > 0:
-                self._idle.wait(min(left, 0.1))  # a request may end between the look and the wait
+                idle.wait(min(left, 0.1))  # a request may end between the look and the wait
         return not self._requests
 
 
@@ -87,10 +102,14 @@ def wsgi(app: WsgiApp, in_flight: InFlight) -> WsgiApp:
     return wrapped
 
 
-def asgi(app: AsgiApp, in_flight: InFlight) -> AsgiApp:
-    """``app`` with its HTTP requests counted; websockets and lifespan pass through; ASGI 3."""
+def asgi(app: AsgiApp, in_flight: InFlight, on_stopped: Callable[[], Awaitable[object]] | None = None) -> AsgiApp:
+    """``app`` with its HTTP requests counted; websockets pass through; ASGI 3. ``on_stopped`` is awaited when the server has
+    stopped to accept, before the app hears of it."""
 
     async def wrapped(scope: MutableMapping[str, Any], receive: Receive, send: SendMessage) -> None:
+        if scope["type"] == "lifespan":
+            await _Lifespan(in_flight, on_stopped, receive, send).of(app, scope)
+            return
         if scope["type"] != "http":
             await app(scope, receive, send)
             return
@@ -108,3 +127,39 @@ def asgi(app: AsgiApp, in_flight: InFlight) -> AsgiApp:
             in_flight.end(request)
 
     return wrapped
+
+
+class _Lifespan:
+    """The app's lifespan, overheard. An app that has none, which it says by raising or returning before it has listened
+    (ASGI's way), gets one from us, so that we hear of the end: servers that end by the signal they got run no ``atexit``."""
+
+    def __init__(
+        self, in_flight: InFlight, on_stopped: Callable[[], Awaitable[object]] | None, receive: Receive, send: SendMessage
+    ) -> None:
+        self._in_flight, self._on_stopped, self._receive, self._send = in_flight, on_stopped, receive, send
+        self._listened = False
+
+    async def of(self, app: AsgiApp, scope: MutableMapping[str, Any]) -> None:
+        try:
+            await app(scope, self._hear, self._tell)
+        except Exception as problem:
+            if self._listened:
+                raise
+            log.debug("the app has no lifespan: %r", problem)
+        if not self._listened:
+            await self._hear()
+            await self._tell({"type": "lifespan.startup.complete"})
+            await self._hear()
+            await self._tell({"type": "lifespan.shutdown.complete"})
+
+    async def _hear(self) -> Message:
+        self._listened = True
+        message = await self._receive()
+        if message["type"] == "lifespan.shutdown" and self._on_stopped is not None:
+            await self._on_stopped()
+        return message
+
+    async def _tell(self, message: Message) -> None:
+        await self._send(message)
+        if message["type"] == "lifespan.startup.complete":
+            self._in_flight.serving()

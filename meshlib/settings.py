@@ -78,7 +78,8 @@ class Settings:
                        "is sent every third of it.", "30")  # fmt: skip
     check: str = _knob("ttl", read.choice("ttl", "http"), "Consul: `ttl`, or `http` to have Consul probe us.", "http")
     health_path: str = _knob("/actuator/health", read.url_path, "Path Consul probes with `check=http`.", "/healthz")
-    state_dir: str = _knob("", read.text, "Directory of the disk snapshots; default below the user's state directory.",
+    state_dir: str = _knob("", read.text, "Directory of the disk snapshots, and of the locks by which processes that serve "
+                           "the same port have one entry; default below the user's state directory.",
                            "/var/lib/shop")  # fmt: skip
     snapshot_max_age: float = _knob(259_200.0, read.seconds, "Hard age, seconds: an older disk snapshot or suspect is not "
                                     "used.", "86400")  # fmt: skip

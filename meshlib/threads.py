@@ -1,20 +1,66 @@
-"""Blocking work in threads that go on while the interpreter exits.
+"""Threads of the operating system, under gevent too, and blocking work in them that goes on while the interpreter exits.
 
 An executor of the standard library takes nothing more as soon as the main thread has ended. Then, registrations are still to
 be removed (by an ``atexit`` handler), and heartbeats still to be sent where the app lives on in other threads.
+
+Where gevent has patched the interpreter, ``threading`` makes greenlets of the app's own thread: asyncio allows one running
+loop per thread, so ours would keep the app from running any, and a busy app would hold up the heartbeats.
 """
 
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
+from importlib import import_module
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def original(module: str, name: str) -> Any:
+    """``module.name`` as the interpreter has it, whatever gevent has put in its place."""
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey.get_original(module, name) if monkey else getattr(import_module(module), name)
+
+
+class GreenThread:
+    """What a ``threading.Thread`` is, of the operating system although gevent has patched ``threading``. It waits as gevent
+    does, so that other greenlets go on meanwhile; a thread started so has no name."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self._work = work
+        self._ended: Future[None] = Future()
+
+    def start(self) -> None:
+        """Start it. Raises RuntimeError when there can be no more threads."""
+        original("_thread", "start_new_thread")(self._run, ())
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        finally:
+            self._ended.set_result(None)
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until it has ended, at most ``timeout`` seconds."""
+        wait([self._ended], timeout)
+
+    def is_alive(self) -> bool:
+        """True until its work is done."""
+        return not self._ended.done()
+
+
+def thread(work: Callable[[], object], name: str) -> threading.Thread | GreenThread:
+    """A thread that does ``work`` once it is started, and keeps no interpreter from ending."""
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("threading"):
+        return GreenThread(work)
+    return threading.Thread(target=work, name=name, daemon=True)
 
 
 class DaemonExecutor(ThreadPoolExecutor):
@@ -23,10 +69,11 @@ class DaemonExecutor(ThreadPoolExecutor):
     def __init__(self, max_workers: int, name: str) -> None:
         super().__init__(max_workers, name)
         self._name = name
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._idle = threading.Semaphore(0)
+        made = original("queue", "SimpleQueue")  # what synchronises threads must not be what synchronises greenlets
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = made()
+        self._idle: queue.SimpleQueue[None] = made()
         self._started = 0
-        self._guard = threading.Lock()
+        self._guard = original("_thread", "allocate_lock")()
         self._closed = False
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -35,7 +82,7 @@ class DaemonExecutor(ThreadPoolExecutor):
         with self._guard:
             if self._closed:
                 raise RuntimeError("cannot schedule new futures after shutdown")
-            if not self._idle.acquire(blocking=False) and self._started < self._max_workers:
+            if not self._take_idle() and self._started < self._max_workers:
                 self._start()
             if self._started:
                 self._jobs.put(lambda: _perform(future, fn, args, kwargs))
@@ -43,18 +90,24 @@ class DaemonExecutor(ThreadPoolExecutor):
         _perform(future, fn, args, kwargs)
         return future
 
+    def _take_idle(self) -> bool:
+        try:
+            self._idle.get_nowait()
+        except queue.Empty:
+            return False
+        return True
+
     def _start(self) -> None:
-        thread = threading.Thread(target=self._work, name=f"{self._name}-{self._started}", daemon=True)
         # While the interpreter ends Python 3.12 starts no thread any more: those there are do it, or the caller itself.
         with suppress(RuntimeError):
-            thread.start()
+            thread(self._work, f"{self._name}-{self._started}").start()
             self._started += 1
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             job()
             del job  # while waiting, hold on to nothing of it
-            self._idle.release()
+            self._idle.put(None)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002 - the parent's
         """Take no more; the threads end once they have done what they were given. Waits for nothing."""

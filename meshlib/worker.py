@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import selectors
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, TypeAlias, TypeVar
 
-from meshlib.threads import DaemonExecutor
+from meshlib.threads import DaemonExecutor, GreenThread, original, thread
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class Worker:
         self._pid = 0
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        self._thread: threading.Thread | GreenThread | None = None
         self._running: set[Future[Any]] = set()
 
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -57,11 +58,11 @@ class Worker:
             return self._loop or self._start()
 
     def _start(self) -> asyncio.AbstractEventLoop:
-        loop = asyncio.new_event_loop()
+        loop = _new_loop()
         loop.set_default_executor(DaemonExecutor(BLOCKING, f"{self.name}-blocking"))
-        thread = threading.Thread(target=_run, args=(loop,), name=self.name, daemon=True)
-        thread.start()
-        self._pid, self._loop, self._thread = os.getpid(), loop, thread
+        started = thread(lambda: _run(loop), self.name)
+        started.start()
+        self._pid, self._loop, self._thread = os.getpid(), loop, started
         return loop
 
     def spawn(self, work: Work[T]) -> Future[T]:
@@ -104,15 +105,22 @@ class Worker:
         if not self.running:
             return
         with self._lock:
-            loop, thread = self._loop, self._thread
+            loop, running = self._loop, self._thread
             self._loop = self._thread = None
-        if loop is None or thread is None:  # another thread is stopping it
+        if loop is None or running is None:  # another thread is stopping it
             return
         ending: set[object] = set()
         loop.call_soon_threadsafe(lambda: ending.add(loop.create_task(_finish(last))))
-        thread.join(timeout)
-        if thread.is_alive():
+        running.join(timeout)
+        if running.is_alive():
             log.warning("the thread %s did not stop within %g s", self.name, timeout)
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    selector = original("selectors", "DefaultSelector")
+    if selector is selectors.DefaultSelector:
+        return asyncio.new_event_loop()
+    return asyncio.SelectorEventLoop(selector())  # gevent's selector waits with the greenlets of a thread; ours has none
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:

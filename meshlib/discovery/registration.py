@@ -1,5 +1,9 @@
 """Our own entry in the registry: level-triggered, so that whatever removed it, the next heartbeat puts it back.
 
+Of all processes that serve one host:port one keeps the entry, the registrar (see :mod:`meshlib.discovery.siblings`). The
+others stand by: they look several times in a heartbeat whether it is still there. Two at work at the same time do no harm,
+as they list the same; so whoever has a wish has it listed itself, and all help where nothing was confirmed for too long.
+
 A registration belongs to the process that made it. It never blocks the app and never gives up; the app asks
 :meth:`Registration.wait` where it wants to know.
 """
@@ -8,28 +12,39 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from meshlib.backends.base import Registry
 from meshlib.discovery.address import advertised, source_address, suspicious
 from meshlib.discovery.follow import backoff
+from meshlib.discovery.siblings import Alone, Group, Record, Standing, siblings_of
+from meshlib.discovery.succession import successor_expected
 from meshlib.errors import MeshError, RegistryError
 from meshlib.model import Instance, Status, parse_host
 from meshlib.settings import Settings
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
+LOOKS = 5
+"""Times in a heartbeat that a process that stands by looks for the registrar."""
+STUCK = 2
+"""Heartbeats without one, after which those who stand by send it themselves; the entry lives for three."""
+
 
 class Reconciler:
-    """Makes the registry list ``desired`` and keeps it so. Runs on the worker's loop; :meth:`wish` may be called there only.
+    """Makes the registry list ``desired`` and keeps it so, together with its siblings. Runs on the worker's loop;
+    :meth:`wish` may be called there only.
 
-    ``made`` resolves with the instance once the registry has accepted it for the first time. ``desired`` is what was last
-    sent to the registry, None before anything was.
+    ``made`` resolves with the instance once the registry has accepted it for the first time, whoever listed it. ``desired``
+    is what this process last sent to the registry, None before it did. ``on_status`` is told when a sibling changed the
+    status of all.
     """
 
     def __init__(
@@ -43,9 +58,15 @@ class Reconciler:
     ) -> None:
         self._settings, self._registry, self._uniform = settings, registry, uniform
         self._port, self._generation = port, generation
-        self._wish = asyncio.Event()
+        self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._ours: Instance | None = None
+        self._group: Group | None = None
+        self._wish: Status | None = None  # not told to the siblings yet
+        self._owed = False  # told, but not listed yet
         self.status = Status.UP
+        self.on_status: Callable[[Status], object] = lambda _: None
+        self.registrar = False
         self.desired: Instance | None = None
         self.made: Future[Instance] = Future()
         self.problem = ""
@@ -67,30 +88,43 @@ class Reconciler:
             except Exception as problem:  # noqa: BLE001 - a bug of a backend must not end the registration
                 failures += 1
                 self._failed(RegistryError(f"internal error: {problem!r}"), problem)
-            await self._pause(backoff(failures, self._uniform()) if failures else self._settings.heartbeat)
+            await self._pause(backoff(failures, self._uniform()) if failures else self._due())
+
+    def _due(self) -> float:
+        return self._settings.heartbeat / (1 if self.registrar else LOOKS)
 
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._wish.wait()
+                await self._woken.wait()
 
     async def _reconcile(self) -> None:
-        self._wish.clear()
+        self._woken.clear()
         registry = await self._registry()
-        instance = await self._instance(registry)
-        if self.desired != instance or not await registry.heartbeat(instance, self._settings.ttl):
-            self.desired = instance  # before the request: whoever stops us in the middle of it deregisters
-            await registry.register(instance, self._settings.ttl)
-            log.info("registered %s at %s", instance.url, instance.netloc)
+        if self._ours is None:
+            self._ours = await self._describe(registry)
+            self._group = siblings_of(self._settings, self._ours)
+        standing = await self._meet()
+        instance = standing.record.apply(self._ours)
+        if standing.registrar or self._owed or standing.quiet > STUCK * self._settings.heartbeat:
+            await self._list(registry, instance)
+            await self._shared(lambda group: group.confirm())
+            self._owed = False
+        elif not standing.record.listed:
+            return
         if self._told:
             log.warning("%s is registered now", instance.url)
         self.problem, self._told = "", None
         if not self.made.done():
             self.made.set_result(instance)
 
-    async def _instance(self, registry: Registry) -> Instance:
-        if self.desired is not None:
-            return replace(self.desired, status=self.status)
+    async def _list(self, registry: Registry, instance: Instance) -> None:
+        if self.desired != instance or not await registry.heartbeat(instance, self._settings.ttl):
+            self.desired = instance  # before the request: whoever stops us in the middle of it deregisters
+            await registry.register(instance, self._settings.ttl)
+            log.info("registered %s at %s", instance.url, instance.netloc)
+
+    async def _describe(self, registry: Registry) -> Instance:
         try:
             source = await asyncio.to_thread(source_address, registry.routes)
         except OSError as problem:
@@ -98,7 +132,37 @@ class Reconciler:
         host, port = advertised(self._settings, self._port, source)
         if warning := suspicious(host, registry.routes):
             log.warning("%s", warning)
-        return describe(self._settings, parse_host(host), port, generation=self._generation, status=self.status)
+        return describe(self._settings, parse_host(host), port, generation=self._generation)
+
+    # -- siblings
+
+    async def _meet(self) -> Standing:
+        """Tell the others our wish, hear theirs."""
+        standing = await self._shared(lambda group: group.look())
+        if (wish := self._wish) is not None:
+            self._wish, self._owed = None, True
+            await self._shared(lambda group: group.wish(wish))
+            standing = await self._shared(lambda group: group.look())
+        if self._wish is None and standing.record.status is not self.status:
+            self.status = standing.record.status
+            self.on_status(self.status)
+        if standing.registrar and not self.registrar:
+            log.debug("process %d keeps the entry of %s", os.getpid(), self._settings.service)
+        self.registrar = standing.registrar
+        return standing
+
+    async def _shared(self, work: Callable[[Group], T]) -> T:
+        """``work`` with the others, or, where they cannot be found, without."""
+        assert self._group is not None
+        try:
+            return await asyncio.to_thread(work, self._group)
+        except (OSError, ValueError) as problem:
+            log.warning("%s: processes that serve the same port cannot see each other, so each registers for itself, and one "
+                        "that leaves takes the entry of all with it until the next heartbeat: %s",
+                        self._settings.service, problem)  # fmt: skip
+            await asyncio.to_thread(self._group.close)
+            self._group = Alone(self._group.record)
+            return work(self._group)
 
     def _failed(self, problem: MeshError, bug: Exception | None = None) -> None:
         if self._told is not type(problem):  # not its text: that may name another server every time
@@ -107,23 +171,38 @@ class Reconciler:
         self.problem = str(problem)
 
     def wish(self, status: Status) -> None:
-        """Have it listed with ``status`` from now on."""
-        self.status = status
-        self._wish.set()
+        """Have all siblings listed with ``status`` from now on."""
+        self.status = self._wish = status
+        self._woken.set()
 
-    async def stop(self) -> None:
-        """Stop reconciling, then remove the entry; a registry that does not answer is not waited for beyond its time-out."""
+    async def stop(self) -> bool:
+        """Stop reconciling; the last of all siblings removes the entry, a registry that does not answer is not waited for
+        beyond its time-out. True when it did, for consumers to see; False when the entry stays, or there is none."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        if self.desired is None:
-            return
+        if self._group is None:
+            return False
+        try:
+            last = await self._shared(lambda group: group.leave())
+            return last and await self._remove(self._group.record)
+        finally:
+            await asyncio.to_thread(self._group.close)
+
+    async def _remove(self, record: Record) -> bool:
+        if self._ours is None or not (self.desired or record.listed):
+            return False
+        instance = self.desired or record.apply(self._ours)
+        if successor_expected(self._port or self._settings.port):
+            log.info("%s stays listed for the process that takes our place", instance.url)
+            return False
         try:
             async with asyncio.timeout(self._settings.registry_timeout):
-                await (await self._registry()).deregister(self.desired)
+                await (await self._registry()).deregister(instance)
         except Exception as problem:  # noqa: BLE001 - whatever it is, it must not keep a process from stopping
-            log.warning("%s could not be deregistered, it expires within %g s: %s", self.desired.url, self._settings.ttl,
+            log.warning("%s could not be deregistered, it expires within %g s: %s", instance.url, self._settings.ttl,
                         str(problem) or "time-out")  # fmt: skip
+        return True
 
 
 def describe(settings: Settings, host: str, port: int, *, generation: str, status: Status = Status.UP) -> Instance:

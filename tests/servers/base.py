@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,21 +16,23 @@ from pathlib import Path
 import pytest
 
 _handed_out: set[int] = set()
+_handing_out = threading.Lock()
 
 
 def free_port() -> int:
     """A port that nobody listens on, never the same twice in one run. Below the ephemeral range, so that no outgoing
     connection of a test takes it before the server does."""
-    for port in range(20_000 + os.getpid() % 8_000, 32_000):
-        if port not in _handed_out:
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind(("127.0.0.1", port))
-                except OSError:
-                    continue
-            _handed_out.add(port)
-            return port
+    with _handing_out:
+        for port in range(20_000 + os.getpid() % 8_000, 32_000):
+            if port not in _handed_out:
+                with socket.socket() as probe:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    try:
+                        probe.bind(("127.0.0.1", port))
+                    except OSError:
+                        continue
+                _handed_out.add(port)
+                return port
     raise RuntimeError("no free port")
 
 

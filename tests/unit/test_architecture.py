@@ -37,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "worker": {"threads"},
     "backends": SETTINGS | {"backends", "files", "threads"},
     # A live view is a fleet that calls may wait for: where control plane and data plane meet.
-    "discovery": SETTINGS | {"backends", "files"} | {"balance", "flow"},
+    "discovery": SETTINGS | {"backends", "files", "threads"} | {"balance", "flow"},
     "addressing": SETTINGS | {"flow", "balance"},
     "transport": SETTINGS | {"addressing", "flow", "balance"},
     "client": SETTINGS | {"events", "flow", "balance", "policies", "text", "transport"},

@@ -219,6 +219,26 @@ def test_registering_without_what_it_needs(settings: Settings, changes: Any, por
     assert not mesh._worker.running
 
 
+def test_registering_a_port_twice(mesh: Mesh) -> None:
+    mesh.register()
+    with pytest.raises(ConfigError, match=r"^port \(from code\): 8080 is registered by this process already"):
+        mesh.register(8080)
+    mesh.register(8081)
+
+
+def test_two_registrations_of_one_id(settings: Settings, pauses: list[float]) -> None:
+    named = settings.changed(instance_id="orders-1")
+    with Mesh(named) as one, Mesh(named) as other, Mesh(named.changed(service="users")) as users:
+        one.register(8080).wait(5)
+        for mesh in (one, other):
+            with pytest.raises(ConfigError, match=r"^MESH_INSTANCE_ID \(from code\): 'orders-1' is registered by this process"):
+                mesh.register(8081)
+        users.register(8081)
+        one.close()
+        other.register(8081).wait(5)
+        assert [each.port for each in listed(settings) if each.service == "orders"] == [8081]
+
+
 def test_an_advertised_port_is_enough(settings: Settings, pauses: list[float]) -> None:
     with Mesh(settings.changed(port=0, advertise="10.0.0.5:80")) as mesh:
         assert mesh.register().wait(5).netloc == "10.0.0.5:80"
@@ -375,7 +395,7 @@ def test_closing_from_many_threads_is_done_once(mesh: Mesh, pauses: list[float])
 
 
 def test_in_a_child_process_closing_does_nothing(
-    mesh: Mesh, settings: Settings, pauses: list[float], monkeypatch: pytest.MonkeyPatch
+    mesh: Mesh, settings: Settings, pauses: list[float], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     registration = mesh.register()
     registration.wait(5)
@@ -383,7 +403,10 @@ def test_in_a_child_process_closing_does_nothing(
     monkeypatch.setattr(module.os, "getpid", lambda: real + 1)
     registration.close()
     registration.drain()
+    assert "its child cannot set it to draining" in caplog.records[-1].getMessage()
+    assert not registration.registrar
     monkeypatch.setattr(module.os, "getpid", lambda: real)
+    assert registration.registrar
     assert len(listed(settings)) == 1
     assert not mesh.in_flight.draining
     assert pauses == []
@@ -611,8 +634,9 @@ def test_a_child_process_starts_afresh(mesh: Mesh, settings: Settings) -> None:
     mesh._forked()
     assert (worker.running, mesh._registrations, mesh.view("orders").followed) == (False, [], False)
     assert len(mesh.in_flight) == 0
-    served({}, lambda *_: None)
+    body: Any = served({}, lambda *_: None)
     assert len(mesh.in_flight) == 1, "an app that was wrapped before the fork is counted where the child looks"
+    body.close()
     assert mesh.client(Orders).fetch(1) == {"port": 8080}
     assert worker._loop is not parent
     assert parent is not None
@@ -621,6 +645,71 @@ def test_a_child_process_starts_afresh(mesh: Mesh, settings: Settings) -> None:
     thread.join(5)
     for registration in registrations:
         atexit.unregister(registration.close)
+
+
+def test_a_child_that_serves_joins_its_parent(mesh: Mesh, settings: Settings) -> None:
+    """One that does not serve never does."""
+    mesh.register(8080).wait(5)
+    of_parent = mesh._registrations[0]
+    mesh._forked()
+    mesh.client(Orders).fetch(1)
+    assert mesh._registrations == []
+    served = mesh.wsgi(lambda environ, start: [])  # type: ignore[arg-type]
+    for _ in range(2):
+        body: Any = served({}, lambda *_: None)
+        body.close()
+    (joined,) = mesh._registrations
+    assert joined is not of_parent
+    assert joined.wait(5).port == 8080
+    atexit.unregister(of_parent.close)
+
+
+def test_a_child_that_registers_itself_does_not_join_again(mesh: Mesh) -> None:
+    mesh.register(8080)
+    of_parent = mesh._registrations[0]
+    mesh._forked()
+    mesh.register(8080)
+    mesh.in_flight.end(mesh.in_flight.begin())
+    assert len(mesh._registrations) == 1
+    atexit.unregister(of_parent.close)
+
+
+def test_a_grandchild_joins_too_and_a_request_does_not_fail_of_it(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    mesh.register(8080)
+    of_parent = mesh._registrations[0]
+    mesh._forked()
+    mesh._forked()
+
+    def refuse(_port: int) -> None:
+        raise ConfigError("port", "is no good")
+
+    monkeypatch.setattr(mesh, "register", refuse)
+    mesh.in_flight.begin()
+    assert caplog.records[-1].getMessage() == (
+        "this child of a registered process does not join it: port (from code): is no good"
+    )
+    atexit.unregister(of_parent.close)
+
+
+def test_the_end_of_the_server_closes_what_is_registered(mesh: Mesh, settings: Settings, pauses: list[float]) -> None:
+    import asyncio
+
+    async def app(*_: Any) -> None:
+        raise AssertionError
+
+    async def receive() -> Any:
+        return {"type": next(messages)}
+
+    async def send(_: Any) -> None:
+        pass
+
+    messages = iter(("lifespan.startup", "lifespan.shutdown"))
+    mesh.register().wait(5)
+    asyncio.run(mesh.asgi(app)({"type": "lifespan"}, receive, send))
+    assert listed(settings) == []
+    assert pauses == [], "nobody is served any more while it would wait"
 
 
 def test_a_fork_without_hooks_is_noticed_before_a_lock_is_taken(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:

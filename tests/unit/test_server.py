@@ -108,18 +108,97 @@ class TestAsgi:
         assert seen == [1]
         assert len(flying) == 0
 
-    @pytest.mark.parametrize("kind", ["lifespan", "websocket"])
-    def test_others_pass_through(self, kind: str) -> None:
+    def test_others_pass_through(self) -> None:
         flying, seen = InFlight(), []
 
         async def app(*_: Any) -> None:
             seen.append(len(flying))
 
-        asyncio.run(call_asgi(asgi(app, flying), {"type": kind}))
+        asyncio.run(call_asgi(asgi(app, flying), {"type": "websocket"}))
         assert seen == [0]
 
 
+class TestLifespan:
+    """What the server, the app and the mesh hear of each other, in order."""
+
+    @staticmethod
+    def live(app: Any) -> list[str]:
+        said: list[str] = []
+        flying = InFlight()
+        flying.on_serving = lambda: said.append("serving")
+
+        async def stopped() -> None:
+            said.append("stopped")
+
+        async def noted(scope: Any, receive: Any, send: Any) -> None:
+            async def hear() -> Any:
+                message = await receive()
+                said.append(f"app heard {message['type']}")
+                return message
+
+            await app(scope, hear, send)
+
+        async def server() -> None:
+            messages = iter(("lifespan.startup", "lifespan.shutdown"))
+
+            async def receive() -> Any:
+                return {"type": next(messages)}
+
+            async def send(message: Any) -> None:
+                said.append(f"server heard {message['type']}")
+
+            await asgi(noted, flying, stopped)({"type": "lifespan"}, receive, send)
+
+        asyncio.run(server())
+        return [line.replace("lifespan.", "") for line in said]
+
+    def test_an_app_that_has_one(self) -> None:
+        async def app(_scope: Any, receive: Any, send: Any) -> None:
+            for kind in ("startup", "shutdown"):
+                assert (await receive())["type"] == f"lifespan.{kind}"
+                await send({"type": f"lifespan.{kind}.complete"})
+
+        assert self.live(app) == [
+            "app heard startup", "server heard startup.complete", "serving",
+            "stopped", "app heard shutdown", "server heard shutdown.complete",
+        ]  # fmt: skip
+
+    @pytest.mark.parametrize("raises", [True, False])
+    def test_an_app_that_has_none(self, raises: bool) -> None:
+        async def app(scope: Any, *_: Any) -> None:
+            assert scope["type"] == "http" or not raises
+
+        assert self.live(app) == ["server heard startup.complete", "serving", "stopped", "server heard shutdown.complete"]
+
+    def test_an_app_that_fails_to_start(self) -> None:
+        """It is the server that decides what this means."""
+
+        async def app(_scope: Any, receive: Any, _send: Any) -> None:
+            await receive()
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            self.live(app)
+
+    def test_an_app_that_says_that_it_failed(self) -> None:
+        async def app(_scope: Any, receive: Any, send: Any) -> None:
+            await receive()
+            await send({"type": "lifespan.startup.failed"})
+
+        assert self.live(app) == ["app heard startup", "server heard startup.failed"]
+
+
 class TestInFlight:
+    @pytest.mark.parametrize(
+        "serve", [lambda app, flying: wsgi(app, flying)({}, start_noted([])), lambda _, flying: flying.begin()]
+    )
+    def test_the_first_request_is_announced_before_it_is_counted_and_only_once(self, serve: Any) -> None:
+        flying, seen = InFlight(), []
+        flying.on_serving = lambda: seen.append(len(flying))
+        serve(hello, flying)
+        serve(hello, flying)
+        assert seen == [0]
+
     def test_wait_ends_with_the_last(self) -> None:
         flying = InFlight()
         one = flying.begin()

@@ -1,0 +1,76 @@
+"""Under gevent the control plane runs beside the app, in threads of the operating system, and waiting for it is cooperative."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parents[2]
+
+PROGRAM = """
+from gevent import monkey
+monkey.patch_all()
+import asyncio, os, sys, time
+import gevent
+from typing import Protocol
+from meshlib import Mesh, get, lifecycle, service_client, worker
+from tests.fork.stage import _Stock
+from http.server import ThreadingHTTPServer
+
+lifecycle.PROPAGATION = 0.01
+if "green" in sys.argv:  # the control: threads and selectors as gevent has them
+    import selectors, threading
+    worker._new_loop = asyncio.new_event_loop
+    worker.thread = lambda work, name: threading.Thread(target=work, name=name, daemon=True)
+
+@service_client("stock")
+class Stock(Protocol):
+    @get("/stock/{item}")
+    def level(self, item: str) -> int: ...
+    @get("/stock/{item}")
+    async def alevel(self, item: str) -> int: ...
+
+server = ThreadingHTTPServer(("127.0.0.1", 0), _Stock)
+gevent.spawn(server.serve_forever)
+ticks = []
+gevent.spawn(lambda: [ticks.append(gevent.sleep(0.01)) for _ in iter(int, 1)])
+opened = []
+for _ in range(12):
+    mesh = Mesh.from_env()
+    registration = mesh.register(server.server_address[1])
+    registration.wait()
+    stock = mesh.client(Stock)
+    assert stock.level("tea") == 7
+    assert asyncio.run(stock.alevel("tea")) == 7
+    mesh.close()
+    opened.append((len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))))
+with Mesh.from_env(registry="etcd://127.0.0.1:1") as mesh:
+    before = len(ticks)
+    try:
+        mesh.register(8080).wait(0.5)
+    except TimeoutError:
+        assert len(ticks) > before + 1, "other greenlets go on while one waits"
+    else:
+        raise AssertionError("nobody listens there")
+# A thread may still be ending; a leak of one each time would make it ten.
+assert all(last <= early + 4 for early, last in zip(opened[1], opened[-1])), opened
+"""
+
+
+def run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "MESH_REGISTRY": f"local://{tmp_path}/registry.db", "MESH_STATE_DIR": str(tmp_path / "state"),
+           "MESH_SERVICE": "stock"}  # fmt: skip
+    command = [sys.executable, "-c", PROGRAM, *arguments]
+    return subprocess.run(command, env=env, cwd=TOP, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_calls_of_both_kinds_and_nothing_left_behind(tmp_path: Path) -> None:
+    done = run(tmp_path)
+    assert done.returncode == 0, done.stderr + done.stdout
+
+
+def test_the_control_a_loop_in_a_greenlet_keeps_the_app_from_running_one(tmp_path: Path) -> None:
+    done = run(tmp_path, "green")
+    assert "asyncio.run() cannot be called from a running event loop" in done.stderr

@@ -1,0 +1,57 @@
+"""Fifty workers come and go: nobody ends up with more descriptors or threads than at the beginning."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.fork.stage import Cell, Stage, gunicorn
+
+SAMPLE = 5
+"""Workers at the beginning and at the end that are compared."""
+SLACK = 2
+"""Connections and threads for blocking work that one may have at the moment and another not."""
+IN_CI = gunicorn("sync", 4, preload=True, requests=8)
+IN_SOAK = [
+    gunicorn(kind, 2, preload=preload, requests=8) for kind in ("gthread", "gevent", "asgi") for preload in (False, True)
+]
+
+
+def growth(cell: Cell, recycles: int) -> dict[str, int]:
+    """By how much there is more of what is held, in the master and in its workers, after ``recycles`` workers."""
+    with Stage(cell, rate=200) as stage:
+        first = stage.up()
+        assert stage.server is not None
+        master = stage.server.pid
+        stage.recycle(SAMPLE, settle=False)
+        before = stage.files(master), stage.tasks(master)
+        stage.recycle(recycles - SAMPLE, settle=False)
+        after = stage.files(master), stage.tasks(master)
+        files, tasks = stage.holding("files"), stage.holding("tasks")
+        print(f"{cell.name}: {len(files)} workers; master {before} then {after}; files {files[:SAMPLE]} … {files[-SAMPLE:]}; "
+              f"threads {tasks[:SAMPLE]} … {tasks[-SAMPLE:]}")  # fmt: skip
+        last = stage.end()
+        assert stage.seen.always_one(first, last)
+        assert not stage.failed
+    return {
+        "master's files": after[0] - before[0],
+        "master's threads": after[1] - before[1],
+        "workers' files": max(files[-SAMPLE:]) - max(files[:SAMPLE]),
+        "workers' threads": max(tasks[-SAMPLE:]) - max(tasks[:SAMPLE]),
+    }
+
+
+@pytest.mark.parametrize(
+    "cell", [pytest.param(cell, id=cell.name, marks=() if cell is IN_CI else pytest.mark.soak) for cell in (IN_CI, *IN_SOAK)]
+)
+def test_fifty_recycles_leak_nothing(cell: Cell) -> None:
+    grown = growth(cell, 50)
+    assert max(grown.values()) <= SLACK, grown
+
+
+def test_the_control_a_master_that_leaks() -> None:
+    leaking = replace(IN_CI, command=[*IN_CI.command, "--config", "tests/fork/leaking.py"])
+    grown = growth(leaking, 12)
+    assert grown["master's files"] > SLACK
+    assert grown["workers' files"] > SLACK, "they inherit it"

@@ -1,0 +1,67 @@
+"""Prefork servers: one registration throughout, whatever happens to the workers, and calls work in all of them.
+
+A story mostly waits, so three of them run at a time; each test looks at its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+
+from tests.fork.stage import HEARTBEAT, Cell, Stage, gunicorn, pool, uvicorn
+from tests.servers.base import eventually
+
+AT_ONCE = 3
+REQUESTS = 40
+CELLS = [
+    gunicorn(kind, workers, preload=preload, requests=REQUESTS)
+    for kind in ("sync", "gthread", "gevent", "asgi")
+    for workers in (1, 4)
+    for preload in (False, True)
+] + [uvicorn(4), pool("fork", 4), pool("spawn", 4)]
+IN_SOAK = {"gunicorn sync x4", "gunicorn gthread x1", "gunicorn gthread x4 preload", "gunicorn gevent x1",
+           "gunicorn gevent x4 preload", "gunicorn asgi x1 preload", "gunicorn asgi x4"}  # fmt: skip
+"""Every kind, count and way of loading is in CI, not every combination."""
+
+
+def story(cell: Cell) -> None:
+    """Start, kill -9, HUP, recycling, stop."""
+    with Stage(cell) as stage:
+        first = stage.up()
+        generation = stage.seen.now[0][1]
+        took = stage.kill_a_worker()
+        if cell.workers > 1:  # else a new one has to start first
+            assert took <= HEARTBEAT
+            assert stage.seen.now[0][1] == generation, "a new registrar is no restart"
+        stage.hang_up()
+        stage.recycle(min(cell.workers, 2))
+        if cell.preload:
+            assert {listed[0][1] for _, listed in stage.seen.timeline if listed} == {generation}, "the master has stayed"
+        eventually(
+            lambda: stage.registrars() == (0 if cell.preload else 1), within=10, what="one worker keeps the entry, or none"
+        )
+        last = stage.end()
+        # By itself the entry would live for two heartbeats more.
+        eventually(lambda: not stage.seen.now, within=4.0, what="the last one out deregisters")
+        assert stage.seen.always_one(first, last)
+        assert not stage.failed
+
+
+@pytest.fixture(scope="module")
+def stories(request: pytest.FixtureRequest) -> Iterator[Callable[[Cell], Future[None]]]:
+    chosen = [item.callspec.params["cell"] for item in request.session.items
+              if isinstance(item, pytest.Function) and item.module is request.module]  # fmt: skip
+    with ThreadPoolExecutor(AT_ONCE) as executor:
+        running = {cell.name: executor.submit(story, cell) for cell in chosen}
+        yield lambda cell: running[cell.name]
+        for each in running.values():
+            each.cancel()
+
+
+@pytest.mark.parametrize(
+    "cell", [pytest.param(cell, id=cell.name, marks=pytest.mark.soak if cell.name in IN_SOAK else ()) for cell in CELLS]
+)
+def test_one_registration_throughout(cell: Cell, stories: Callable[[Cell], Future[None]]) -> None:
+    stories(cell).result()

@@ -1,0 +1,88 @@
+"""A rolling restart under load: two instances, restarted in turn, at 200 calls a second, and no call fails."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.registries import LocalFile
+from tests.faults.stage import Process, Stage, eventually
+from tests.servers.base import free_port
+
+CONSUMERS = {"sync": ("--kind", "sync", "--rate", "100"), "async": ("--kind", "async", "--rate", "100")}
+GUNICORN = ["-k", "gthread", "--workers", "2", "--threads", "8", "--no-control-socket", "--bind"]
+CASES = [
+    ("gunicorn", 10),
+    pytest.param("gunicorn", 50, marks=pytest.mark.soak),
+    pytest.param("in order", 50, marks=pytest.mark.soak),  # one at a time: tests/faults/test_stop.py
+]
+
+
+class Gunicorn(Process):
+    """An instance: gunicorn with two workers."""
+
+    def __init__(self, port: int, *, env: dict[str, str], log: Path) -> None:
+        super().__init__("gunicorn", "tests.fork.orders:wsgi", *GUNICORN, f"127.0.0.1:{port}",
+                         env={**env, "MESH_SERVICE": "orders", "MESH_PORT": str(port)}, log=log)  # fmt: skip
+
+
+@pytest.fixture
+def registry() -> Iterator[LocalFile]:
+    made = LocalFile()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def stage(registry: LocalFile) -> Iterator[Stage]:
+    with Stage(registry.url) as made:
+        yield made
+
+
+def start(stage: Stage, kind: str, port: int) -> Process:
+    if kind == "gunicorn":
+        process: Process = Gunicorn(port, env=stage.env, log=stage.room / f"{port}.log")
+        stage.processes.append(process)
+        return process
+    return stage.provider(port=str(port))[1]
+
+
+def until_served_by(consumers: list[Process], ports: list[int], since: list[dict[str, int]]) -> None:
+    """Wait until both instances have answered every consumer again."""
+
+    def served() -> bool:
+        seen = [consumer.ask().served for consumer in consumers]
+        return all(now.get(str(port), 0) > before.get(str(port), 0)
+                   for now, before in zip(seen, since, strict=True) for port in ports)  # fmt: skip
+
+    eventually(served, within=30, what=f"both of {ports} answer")
+
+
+@pytest.mark.parametrize(("kind", "restarts"), CASES)
+def test_a_rolling_restart_fails_no_call(registry: LocalFile, stage: Stage, kind: str, restarts: int) -> None:
+    """``in order``: an instance that deregisters before it stops to serve, whose callers may not repeat a call."""
+    ports = [free_port(), free_port()]
+    running = [start(stage, kind, port) for port in ports]
+    eventually(lambda: registry.listed() == 2, within=30, what="both are registered")
+    more = ("--post",) if kind == "in order" else ()
+    consumers = [stage.consumer(*options, *more) for options in CONSUMERS.values()]
+    until_served_by(consumers, ports, [{}, {}])
+    began = time.monotonic()
+    for number in range(restarts):
+        turn = number % 2
+        running[turn].signal(signal.SIGTERM)
+        running[turn].wait(30)
+        before = [consumer.ask().served for consumer in consumers]
+        running[turn] = start(stage, kind, ports[turn])
+        until_served_by(consumers, ports, before)
+    took = time.monotonic() - began
+    for consumer, name in zip(consumers, CONSUMERS, strict=True):
+        seen = consumer.ask()
+        print(f"{kind}, {restarts} restarts in {took:.0f} s, {name}: {seen.calls} calls, {len(seen.attempts)} attempts failed, "
+              f"{len(seen.failed)} calls failed")  # fmt: skip
+        assert seen.calls > took * 60, "it was called all the time"
+        assert not seen.failed

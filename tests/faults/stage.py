@@ -8,8 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,17 +16,9 @@ from typing import Self
 
 import pytest
 
+from tests.servers.base import eventually
+
 TOP = Path(__file__).resolve().parents[2]
-
-
-def eventually(check: Callable[[], bool], *, within: float, what: str) -> float:
-    """Poll ``check`` until it is true and return the seconds it took; fail after ``within`` seconds."""
-    start = time.monotonic()
-    while not check():
-        if time.monotonic() - start > within:
-            pytest.fail(f"not within {within} s: {what}")
-        time.sleep(0.03)
-    return time.monotonic() - start
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ import pytest
 from meshlib import Instance, RegistryUrl, Settings, Status
 from meshlib.backends import open_backend
 from tests.faults.registries import LOSSES, REGISTRIES, OnWire, Registry
-from tests.faults.stage import Process, Report, Stage, eventually, everybody_served, soak_seconds
+from tests.faults.stage import Process, Report, Stage, everybody_served, soak_seconds
+from tests.servers.base import eventually
 
 PROVIDERS = 3
 RECOVERY = 5.0

@@ -21,7 +21,7 @@ from meshlib.settings import Settings
 from tests.conformance.watching import Watching, ids
 from tests.servers.base import eventually
 from tests.servers.consul import ConsulServer
-from tests.servers.relay import Relay
+from tests.servers.proxy import Proxy
 
 pytestmark = pytest.mark.anyio
 
@@ -79,12 +79,12 @@ async def fails(watching: Watching, within: float) -> float:
     return loop.time() - start
 
 
-async def held(relay: Relay) -> None:
+async def held(proxy: Proxy) -> None:
     """Wait until Consul holds the question: one that has just started still answers, and a cut between two questions
     harms nobody."""
     asked = -1
-    while asked != relay.asked:
-        asked = relay.asked
+    while asked != proxy.asked:
+        asked = proxy.asked
         await asyncio.sleep(0.3)
 
 
@@ -219,12 +219,12 @@ async def test_with_the_quorum_lost_a_newcomer_gets_the_last_list_once() -> None
 
 
 async def test_a_cut_connection(shared: ConsulServer) -> None:
-    with closing(Relay(shared.port)) as relay:
-        async with opened(f"consul://127.0.0.1:{relay.port}") as backend:
+    with Proxy("127.0.0.1", shared.port) as proxy:
+        async with opened(f"consul://127.0.0.1:{proxy.port}") as backend:
             async with Watching(backend.registry.watch(ServiceUrl("cut"))) as watching:
                 await watching.until(lambda _: True)
-                await held(relay)
-                relay.cut()
+                await held(proxy)
+                proxy.cut()
                 assert await fails(watching, 2) < 1
             assert ids(await backend.registry.fetch(ServiceUrl("cut"))) == []
 

@@ -4,6 +4,9 @@ A watch that says nothing may be idle, dead, attached to a member that the other
 revision that will never come; they look alike. So after ``idle`` seconds without a change the leader is asked whether
 anything under the prefix is newer than what is known, which costs no documents, and the watch is opened anew behind that
 answer. The same question covers compaction and a store that lost its state: whatever does not fit is listed again.
+
+The leader is asked as well before a watch is opened for the first time, so that what a member without a quorum lists does
+not pass for live; it may come first, where nothing is known yet and something old is better than nothing.
 """
 
 from __future__ import annotations
@@ -12,9 +15,15 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Final
 
 from meshlib.backends.etcd_gateway import Compacted, Gateway
-from meshlib.backends.etcd_wire import Pair, Watched
+from meshlib.backends.etcd_wire import Pair, Ranged, Watched
+from meshlib.errors import RegistryUnavailable
+
+LEADER: Final = 2.0
+"""Seconds that the leader has to confirm. etcd 3.4 does not answer a question asked without a leader once there is one, so
+this is also a part of how long recovery takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +35,18 @@ class Change:
     whole: bool = False
 
 
-async def follow(gateway: Gateway, prefix: bytes, *, idle: float) -> AsyncGenerator[Change, None]:
-    """The whole of ``prefix`` first, from any member; then its changes, and an empty change as proof of life when there
-    was none for ``idle`` seconds. Ends only by raising :class:`~meshlib.errors.RegistryError`."""
+async def follow(gateway: Gateway, prefix: bytes, *, idle: float, hasty: bool = True) -> AsyncGenerator[Change, None]:
+    """The whole of ``prefix`` first, when ``hasty`` from any member before the leader confirms it; then its changes, and an
+    empty change as proof of life when there was none for ``idle`` seconds. Ends only by raising
+    :class:`~meshlib.errors.RegistryError`."""
     known = _Known(gateway, prefix)
-    change = await known.list(serializable=True)
+    if hasty:
+        yield await known.list(serializable=True)
+    change = await known.confirm()
+    if change.whole:
+        yield change
     clock = asyncio.get_running_loop().time
     while True:
-        yield change
         due = clock() + idle
         with suppress(Compacted):
             async with gateway.watch(prefix, known.revision + 1) as answers:
@@ -41,7 +54,7 @@ async def follow(gateway: Gateway, prefix: bytes, *, idle: float) -> AsyncGenera
                     if answer.events:
                         yield known.apply(answer)
                         due = clock() + idle
-        change = await known.confirm()
+        yield await known.confirm()
 
 
 async def _before(due: float, answers: AsyncIterator[Watched]) -> Watched | None:
@@ -82,9 +95,18 @@ class _Known:
         return Change(self.revision, keys)
 
     async def confirm(self) -> Change:
-        """Ask the leader whether what is known is all there is; if not, list it again."""
-        newer = await self.gateway.prefix(self.prefix, keys_only=True, min_mod_revision=str(self.revision + 1))
-        if newer.header.revision < self.revision or newer.kvs or newer.count != len(self.keys):
+        """Ask the leader whether what is known is all there is; if not, or if nothing is, list it again."""
+        newer = await self._newer()
+        if not self.revision or newer.header.revision < self.revision or newer.kvs or newer.count != len(self.keys):
             return await self.list(serializable=False)
         self.revision = newer.header.revision
         return Change(self.revision, {})
+
+    async def _newer(self) -> Ranged:
+        """What the leader knows of the prefix beyond :attr:`revision`, without documents."""
+        try:
+            async with asyncio.timeout(LEADER):
+                return await self.gateway.prefix(self.prefix, keys_only=True, min_mod_revision=str(self.revision + 1))
+        except TimeoutError:
+            self.gateway.client.rotate()
+            raise RegistryUnavailable(f"no leader of etcd has confirmed what is known within {LEADER:g} s") from None

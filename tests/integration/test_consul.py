@@ -176,7 +176,10 @@ async def test_a_frozen_server_has_a_deadline_for_calls_and_the_next_host_a_turn
             await listed(backend, ["orders-1"])
             assert len(server.call("GET", "/v1/health/service/orders")[1]) == 2
             second.thaw()
+            assert await backend.registry.heartbeat(ONE, 30) is True
+            eventually(lambda: len(server.call("GET", "/v1/health/service/orders")[1]) == 1, what="the old entry is gone")
             await backend.registry.deregister(ONE)
+            await listed(backend, [])
 
 
 async def test_failover_to_another_agent_when_one_is_killed(server: ConsulServer) -> None:

@@ -18,7 +18,7 @@ from meshlib.backends import Backend, consul_http, open_backend
 from meshlib.errors import CasConflict, RegistryDenied, RegistryUnavailable
 from meshlib.model import Instance, ServiceUrl, Status
 from meshlib.settings import Settings
-from tests.conformance.watching import Watching, ids
+from tests.conformance.watching import Watching, held, ids
 from tests.servers.base import eventually
 from tests.servers.consul import ConsulServer
 from tests.servers.proxy import Proxy
@@ -77,15 +77,6 @@ async def fails(watching: Watching, within: float) -> float:
         await asyncio.wait({watching.task})
     assert isinstance(watching.error, RegistryUnavailable)
     return loop.time() - start
-
-
-async def held(proxy: Proxy) -> None:
-    """Wait until Consul holds the question: one that has just started still answers, and a cut between two questions
-    harms nobody."""
-    asked = -1
-    while asked != proxy.asked:
-        asked = proxy.asked
-        await asyncio.sleep(0.3)
 
 
 # Faults

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from meshlib.errors import RegistryDenied, RegistryUnavailable
 from meshlib.model import Instance, ServiceUrl
 from meshlib.security.secret import Secret
 from meshlib.settings import RegistryUrl, Settings
-from tests.conformance.watching import Watching, ids
+from tests.conformance.watching import Watching, held, ids
 from tests.servers.base import free_port
 from tests.servers.etcd import EtcdServer
 from tests.servers.proxy import Proxy
@@ -97,7 +97,7 @@ class TestSurviving:
                 Watching(backend.registry.watch(ORDERS)) as watching,
             ):
                 await watching.until(lambda _: True)
-                await asyncio.sleep(0.2)
+                await held(proxy)
                 proxy.cut(reset=True)
                 with pytest.raises(RegistryUnavailable):
                     await watching.until(lambda _: False, within=2)
@@ -128,7 +128,7 @@ class TestSurviving:
                 Watching(followed(backend)) as watching,
             ):
                 await watching.until(lambda _: True)
-                await asyncio.sleep(0.2)
+                await held(proxy)
                 proxy.forget()  # the idle connections, too: the check runs into its deadline, the next one works
                 await other.registry.register(instance(), 30)
                 try:

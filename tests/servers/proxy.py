@@ -6,6 +6,7 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from random import Random
 from typing import Self
@@ -77,7 +78,7 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port: int = self._listener.getsockname()[1]
         self._closed = False
-        self._start(self._accept)
+        self._accepting = self._start(self._accept)
 
     def stall(self) -> None:
         """Hold back everything until :meth:`resume`."""
@@ -107,6 +108,7 @@ class Proxy:
         self._closed = True
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
+        self._accepting.join(5)  # first, for there to be no new connections
         self.cut()
         with self._lock:
             threads = list(self._threads)
@@ -124,9 +126,9 @@ class Proxy:
         with self._lock:
             return list(self._links)
 
-    def _start(self, work: object, *arguments: object) -> None:
+    def _start(self, work: Callable[..., None], *arguments: object) -> threading.Thread:
         def run() -> None:
-            work(*arguments)  # type: ignore[operator]
+            work(*arguments)
             with self._lock:
                 self._threads.discard(thread)
 
@@ -134,6 +136,7 @@ class Proxy:
         with self._lock:
             self._threads.add(thread)
         thread.start()
+        return thread
 
     def _accept(self) -> None:
         while not self._closed:

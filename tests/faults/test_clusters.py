@@ -8,13 +8,17 @@ node (see :mod:`tests.faults.troupe`) is the negative control.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from tests.faults.schedule import Fault, lane, perform, replayable
+from tests.faults.stage import soak_seconds
 from tests.faults.troupe import ALLOWANCE, HEARTBEAT, RATE, TTL, AnyCluster, Lookout, Node, Troupe, clients, registered
 from tests.servers.base import eventually
 from tests.servers.cluster import ConsulCluster, EtcdCluster
+from tests.servers.proxy import Proxy
 
 RECOVERY = 5.0
 """Seconds from the cluster's recovery until the view is live."""
@@ -111,3 +115,87 @@ def test_all_are_restarted_one_after_the_other(troupe: Troupe) -> None:
         time.sleep(HEARTBEAT)
         troupe.cluster.restart(node)
     scene.recovered()
+
+
+def random_faults(troupe: Troupe, proxies: list[Proxy]) -> dict[str, Fault]:
+    """What may befall the nodes, the wires of the guests to them, and the providers, by name."""
+    nodes = troupe.cluster.nodes
+
+    @contextmanager
+    def killed(number: int) -> Iterator[None]:
+        nodes[number].kill()
+        try:
+            yield
+        finally:
+            nodes[number].launch()
+
+    @contextmanager
+    def frozen(number: int) -> Iterator[None]:
+        nodes[number].freeze()
+        try:
+            yield
+        finally:
+            nodes[number].thaw()
+
+    def wire(begin: Callable[[Proxy], object]) -> Fault:
+        @contextmanager
+        def bad(number: int) -> Iterator[None]:
+            begin(proxies[number])
+            try:
+                yield
+            finally:
+                proxies[number].heal()
+
+        return bad
+
+    return {
+        "node killed": killed,
+        "node frozen": frozen,
+        "provider killed": troupe.killed,
+        "wire stalled": wire(Proxy.stall),
+        "wire cut": wire(Proxy.cut),
+        "wire reset": wire(lambda proxy: proxy.cut(reset=True)),
+        "wire forgotten": wire(Proxy.forget),
+        "wire slow": wire(lambda proxy: setattr(proxy, "delay", 0.2)),
+        "wire narrow": wire(lambda proxy: setattr(proxy, "rate", 4000.0)),
+        "wire noisy": wire(lambda proxy: setattr(proxy, "corrupt", 0.3)),
+    }
+
+
+def at_random(troupe: Troupe, seconds: float) -> None:
+    """Faults for ``seconds``, one at a time in each of three places. No call fails, and all is whole again."""
+    cluster = troupe.cluster
+    with replayable() as random, ExitStack() as stack:
+        proxies = [stack.enter_context(Proxy(node.host, node.port, random=random)) for node in cluster.nodes]
+        faults = random_faults(troupe, proxies)
+        steps = [
+            step
+            for place in ("node", "wire", "provider")
+            for step in lane(random, [name for name in faults if name.startswith(place)], targets=3, seconds=seconds)
+        ]
+        hosts = ",".join(f"127.0.0.1:{proxy.port}" for proxy in proxies)
+        guest = stack.enter_context(troupe.guests(f"{cluster.name}://{hosts}?wait=3"))
+        began = time.monotonic()
+        try:
+            perform(steps, faults)
+            cluster.await_leader()
+            back = time.monotonic()
+            troupe.await_registered(within=15)
+            for consumer in (troupe.consumer, guest):
+                troupe.await_live(consumer, within=15)
+            print(f"\n{cluster.name:6} at random: {len(steps)} faults in {seconds:g} s; whole after {time.monotonic() - back:.2f} s; "
+                  f"{guest.ask().calls} calls of the guest, {len(guest.ask().attempts)} attempts failed")  # fmt: skip
+            assert not troupe.consumer.ask().failed_since(began)
+            assert not guest.ask().failed_since(began)
+        except BaseException as problem:
+            problem.add_note("\n".join([f"the faults, from {began:.2f} on:", *map(str, steps), troupe.stage.logs()]))
+            raise
+
+
+def test_faults_at_random_cost_no_call(troupe: Troupe) -> None:
+    at_random(troupe, 8.0)
+
+
+@pytest.mark.soak
+def test_faults_at_random_for_long_cost_no_call(troupe: Troupe) -> None:
+    at_random(troupe, soak_seconds())

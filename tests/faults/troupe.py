@@ -10,6 +10,8 @@ from __future__ import annotations
 import base64
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.faults.stage import Process, Stage, everybody_served, newly_listed
@@ -57,6 +59,11 @@ def unb64(text: str) -> str:
     return base64.b64decode(text).decode()
 
 
+def ident(port: str) -> str:
+    """The id of a provider of "orders"."""
+    return f"orders-127.0.0.1-{port}"
+
+
 def clients(node: Node) -> int:
     """How many connections its clients have to ``node``."""
     port, established = f":{node.port:04X}", "01"
@@ -95,9 +102,10 @@ class Troupe:
         leader = cluster.await_leader()
         others = [node for node in cluster.nodes if node is not leader]
         self.stage = Stage(cluster.url(leader, *others), MESH_TTL=str(TTL))
-        self.ports = [self.stage.provider()[0] for _ in range(PROVIDERS)]
+        self.providers = dict(self.stage.provider() for _ in range(PROVIDERS))
+        self.ports = list(self.providers)
         self.stage.provider(MESH_SERVICE="lonely", MESH_REGISTRY=cluster.url(leader))
-        self.ids = {f"orders-127.0.0.1-{port}" for port in self.ports}
+        self.ids = {ident(port) for port in self.ports}
         self.await_registered(within=15)
         self.consumer = self.stage.consumer("--kind", "async", "--tasks", "8", "--rate", str(RATE))
         self.controls = {node: self._control(node) for node in cluster.nodes}
@@ -110,17 +118,42 @@ class Troupe:
         """Wait until the cluster lists all providers and nobody else. The seconds it took."""
         return eventually(lambda: registered(self.cluster) == self.ids, within=within, what=self.story)
 
-    def await_live(self, *, within: float) -> float:
-        """Wait until the consumer's view is live, which what is new must show. The seconds it took."""
-        began = time.monotonic()
+    def await_live(self, consumer: Process | None = None, *, within: float) -> float:
+        """Wait until the view of ``consumer`` (default: the one) is live, which what is new must show. The seconds it took."""
+        who, began = consumer or self.consumer, time.monotonic()
+
+        def sees(more: int) -> bool:
+            return who.ask().whole_since(len(self.ids) + more) is not None
+
         with newly_listed(self.cluster.url(*self.cluster.alive)):
-            eventually(lambda: self._sees(PROVIDERS + 1), within=within, what=self.story)
+            eventually(lambda: sees(1), within=within, what=self.story)
             took = time.monotonic() - began
-        eventually(lambda: self._sees(PROVIDERS), within=within, what=self.story)
+        eventually(lambda: sees(0), within=within, what=self.story)
         return took
 
-    def _sees(self, instances: int) -> bool:
-        return self.consumer.ask().whole_since(instances) is not None
+    @contextmanager
+    def guests(self, registry: str) -> Iterator[Process]:
+        """One more provider, and a consumer, which reach the cluster by the URL ``registry``. Yields the consumer."""
+        port, provider = self.stage.provider(MESH_REGISTRY=registry)
+        consumer = self.stage.consumer("--rate", "50", MESH_REGISTRY=registry)
+        self.ids.add(ident(port))
+        everybody_served([self.consumer, consumer], [*self.ports, port])
+        try:
+            yield consumer
+        finally:
+            self.ids.remove(ident(port))
+            consumer.close()
+            provider.close()
+
+    @contextmanager
+    def killed(self, number: int) -> Iterator[None]:
+        """The provider of that number has died; in the end it is started again, at its port."""
+        port = self.ports[number]
+        self.providers[port].close()
+        try:
+            yield
+        finally:
+            _, self.providers[port] = self.stage.provider(port=port)
 
     def story(self) -> str:
         """Everything there is to say of a failure."""

@@ -58,9 +58,11 @@ class Hook(base.HTTPClient):  # type: ignore[misc]  # py-consul has no types
         return await self._send("GET", callback, path, params)
 
     async def put(
-        self, callback: Respond, path: str, params: Params | None = None, data: str | bytes | None = None, **_: Any
-    ) -> Any:
-        return await self._send("PUT", callback, path, params, data)
+        self, callback: Respond, path: str, params: Params | None = None, data: str | bytes | None = None, *,
+        agent: str = "", **_: Any,
+    ) -> Any:  # fmt: skip
+        """``agent``: that one of the client's bases, and no other."""
+        return await self._send("PUT", callback, path, params, data, agent=agent)
 
     async def delete(
         self, callback: Respond, path: str, params: Params | None = None, data: str | bytes | None = None, **_: Any
@@ -72,11 +74,23 @@ class Hook(base.HTTPClient):  # type: ignore[misc]  # py-consul has no types
     ) -> Any:
         return await self._send("POST", callback, path, params, data)
 
+    @property
+    def agent(self) -> str:
+        """The one that is asked next."""
+        return self._client.base
+
     async def close(self) -> None:
         await self._client.aclose()
 
     async def _send(
-        self, method: str, callback: Respond, path: str, params: Params | None, data: str | bytes | None = None
+        self,
+        method: str,
+        callback: Respond,
+        path: str,
+        params: Params | None,
+        data: str | bytes | None = None,
+        *,
+        agent: str = "",
     ) -> Any:
         wait = float(dict(params or ()).get("wait", "0s").removesuffix("s"))
         response = await self._client.request(
@@ -86,6 +100,7 @@ class Hook(base.HTTPClient):  # type: ignore[misc]  # py-consul has no types
             content=data or None,
             deadline=wait + wait / 16 + MARGIN if wait else None,
             watch=bool(wait),
+            only=agent,
         )
         status = self._accepted(response)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -11,9 +12,12 @@ from typing import Any
 from meshlib.backends import consul_wire as wire
 from meshlib.backends.base import Listing
 from meshlib.backends.consul_http import Api, Params, follow, whole
-from meshlib.errors import InvalidAnswer, RegistryDenied, RegistryUnavailable
+from meshlib.errors import InvalidAnswer, RegistryDenied, RegistryError, RegistryUnavailable
 from meshlib.model import Instance, ServiceUrl, Status
 from meshlib.settings import Settings
+
+ELSEWHERE = 1.0
+"""Seconds that the agents from before a failover have, for which the heartbeat of the present one waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +48,10 @@ class ConsulRegistry:
         self.routes = hosts
         self._api, self._settings, self._wait = api, settings, wait
         self._told: set[ServiceUrl] = set()
+        self._agents: dict[str, set[str]] = {}
 
     async def register(self, instance: Instance, ttl: float) -> None:
+        self._taken(instance)
         agent, before = self._api.agent, await self._definition(instance)
         done = await agent.service.register(
             wire.service_name(instance.url),
@@ -58,12 +64,18 @@ class ConsulRegistry:
         )
         if not done:
             raise InvalidAnswer("the registry's agent has no way to register a service: is it a Consul?")
+        self._taken(instance)
         await self._maintain(instance, before)
         # A check begins critical, and Spring registers without a status: so do we, and pass at once.
         if not await self._pass(instance):
             raise RegistryUnavailable(f"{instance.id} was gone as soon as it was registered")
 
     async def heartbeat(self, instance: Instance, ttl: float) -> bool:  # noqa: ARG002 - the check knows its ttl
+        # Two names may lead to one agent: what was left elsewhere may be what has just been found here.
+        return await self._stands(instance) and (not await self._leave_others(instance) or await self._stands(instance))
+
+    async def _stands(self, instance: Instance) -> bool:
+        """True when the agent lists it as it is, and has prolonged it."""
         known = await self._definition(instance)
         wanted = {
             "Service": wire.service_name(instance.url),
@@ -75,7 +87,9 @@ class ConsulRegistry:
         return same and await self._pass(instance)
 
     async def deregister(self, instance: Instance) -> None:
+        await self._leave_others(instance)
         await self._api.agent.service.deregister(instance.id)
+        self._agents.pop(instance.id, None)
 
     async def fetch(self, service: ServiceUrl) -> Listing:
         index, instances = await self._listing(wire.Reader(service), 0)
@@ -92,6 +106,26 @@ class ConsulRegistry:
 
     async def close(self) -> None:
         await self._api.http.close()
+
+    def _taken(self, instance: Instance) -> None:
+        """The agent of this moment may hold it from now on."""
+        self._agents.setdefault(instance.id, set()).add(self._api.http.agent)
+
+    async def _leave_others(self, instance: Instance) -> bool:
+        """Have the agents from before a failover forget it, which would list it, perhaps as it no longer is, until its ttl.
+        Who does not answer is asked again next time. True when anybody answered."""
+        here, agents = self._api.http.agent, self._agents.get(instance.id, set())
+
+        async def leave(agent: str) -> bool:
+            with suppress(RegistryError, TimeoutError):
+                async with asyncio.timeout(ELSEWHERE):
+                    path = f"/v1/agent/service/deregister/{instance.id}"
+                    await self._api.http.put(lambda response: response.code, path, agent=agent)
+                agents.discard(agent)
+                return True
+            return False
+
+        return any(await asyncio.gather(*(leave(agent) for agent in agents - {here})))
 
     async def _definition(self, instance: Instance) -> dict[str, Any]:
         """What the agent knows under the instance's id; empty for nothing."""

@@ -9,11 +9,11 @@ Keys, below ``/meshlib`` or the ``prefix`` given instead:
 A limited user needs read and write permission for that prefix and nothing else. An instance hangs on a lease of its ttl,
 rounded up to whole seconds (etcd 3.4 grants 2 s at least) and, while a leader is being elected, prolonged by etcd.
 
-**Age of what is read.** ``fetch``, ``services`` and the first listing of a watch are answered by any member from its own
-state (a *serializable* read): in 3 ms also without a quorum, but as old as that member is out of touch. A watch bounds
-that: within ``wait`` seconds (default 10) of silence it asks the leader, and raises when there is none. Key-value ``get``
-and ``list`` always ask the leader (*linearizable*), because compare-and-set loops need it; the first listing of a key-value
-watch does not.
+**Age of what is read.** ``fetch``, ``services`` and the first listing of the first watch of a service are answered by any
+member from its own state (a *serializable* read): in 3 ms also without a quorum, but as old as that member is out of touch.
+A watch bounds that: at once, and then within ``wait`` seconds (default 10) of silence, it asks the leader, and raises when
+there is none. A watch that is opened again asks the leader first. Key-value ``get`` and ``list`` always ask the leader
+(*linearizable*), because compare-and-set loops need it; the first listing of a key-value watch does not.
 """
 
 from __future__ import annotations
@@ -85,6 +85,7 @@ class EtcdRegistry:
         self._root = root
         self._leases: dict[bytes, int] = {}
         self._told: set[bytes] = set()
+        self._listed: set[ServiceUrl] = set()
 
     async def register(self, instance: Instance, ttl: float) -> None:
         key = self._key(instance)
@@ -122,8 +123,11 @@ class EtcdRegistry:
     async def watch(self, service: ServiceUrl) -> AsyncIterator[Listing]:
         prefix = self._prefix(service)
         view = View(service, prefix, self._told)
-        async with aclosing(follow(self.gateway, prefix, idle=self.idle)) as changes:
+        # Whoever has been told of the service keeps that: nothing is gained by a list that may be older.
+        hasty = service not in self._listed
+        async with aclosing(follow(self.gateway, prefix, idle=self.idle, hasty=hasty)) as changes:
             async for change in changes:
+                self._listed.add(service)
                 yield view.apply(change)
 
     async def services(self, namespace: str) -> list[str]:

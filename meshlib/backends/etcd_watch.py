@@ -4,6 +4,9 @@ A watch that says nothing may be idle, dead, attached to a member that the other
 revision that will never come; they look alike. So after ``idle`` seconds without a change the leader is asked how many keys
 there are and which was written last, which costs no documents, and the watch is opened anew behind that answer. The same
 question covers compaction and a store that lost its state: whatever does not fit is listed again.
+
+The leader is asked as well before a watch is opened for the first time, so that what a member without a quorum lists does
+not pass for live; it may come first, where nothing is known yet and something old is better than nothing.
 """
 
 from __future__ import annotations
@@ -12,9 +15,15 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Final
 
 from meshlib.backends.etcd_gateway import Compacted, Gateway
-from meshlib.backends.etcd_wire import Pair, Watched
+from meshlib.backends.etcd_wire import Pair, Ranged, Watched
+from meshlib.errors import RegistryUnavailable
+
+LEADER: Final = 2.0
+"""Seconds that the leader has to confirm. etcd 3.4 does not answer a question asked without a leader once there is one, so
+this is also a part of how long recovery takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +35,18 @@ class Change:
     whole: bool = False
 
 
-async def follow(gateway: Gateway, prefix: bytes, *, idle: float) -> AsyncGenerator[Change, None]:
-    """The whole of ``prefix`` first, from any member; then its changes, and an empty change as proof of life when there
-    was none for ``idle`` seconds. Ends only by raising :class:`~meshlib.errors.RegistryError`."""
+async def follow(gateway: Gateway, prefix: bytes, *, idle: float, hasty: bool = True) -> AsyncGenerator[Change, None]:
+    """The whole of ``prefix`` first, when ``hasty`` from any member before the leader confirms it; then its changes, and an
+    empty change as proof of life when there was none for ``idle`` seconds. Ends only by raising
+    :class:`~meshlib.errors.RegistryError`."""
     known = _Known(gateway, prefix)
-    change = await known.list(serializable=True)
+    if hasty:
+        yield await known.list(serializable=True)
+    change = await known.confirm()
+    if change.whole:
+        yield change
     clock = asyncio.get_running_loop().time
     while True:
-        yield change
         due = clock() + idle
         with suppress(Compacted):
             async with gateway.watch(prefix, known.revision + 1) as answers:
@@ -41,7 +54,7 @@ async def follow(gateway: Gateway, prefix: bytes, *, idle: float) -> AsyncGenera
                     if answer.events:
                         yield known.apply(answer)
                         due = clock() + idle
-        change = await known.confirm()
+        yield await known.confirm()
 
 
 async def _before(due: float, answers: AsyncIterator[Watched]) -> Watched | None:
@@ -86,18 +99,30 @@ class _Known:
         return Change(self.revision, keys)
 
     async def confirm(self) -> Change:
-        """Ask the leader whether what is known is all there is; if not, list it again.
+        """Ask the leader whether what is known is all there is; if not, or if nothing is, list it again.
 
         The key that was written last answers for all. Not the revision alone: a store that lost its state may have come as
         far again, with as many keys. Its leases are others.
         """
-        answer = await self.gateway.prefix(self.prefix, keys_only=True, limit="1", sort_target="MOD", sort_order="DESCEND")
+        answer = await self._newest()
         last = max(self.keys.values(), default=(0, 0))
         fits = all(self.keys.get(pair.key) == _written(pair) and pair.mod_revision == last[0] for pair in answer.kvs)
-        if answer.header.revision < self.revision or answer.count != len(self.keys) or not fits:
+        stale = answer.header.revision < self.revision or answer.count != len(self.keys)
+        if not self.revision or stale or not fits:
             return await self.list(serializable=False)
         self.revision = answer.header.revision
         return Change(self.revision, {})
+
+    async def _newest(self) -> Ranged:
+        """What the leader knows of the prefix: how many keys, and which was written last; no documents."""
+        try:
+            async with asyncio.timeout(LEADER):
+                return await self.gateway.prefix(
+                    self.prefix, keys_only=True, limit="1", sort_target="MOD", sort_order="DESCEND"
+                )
+        except TimeoutError:
+            self.gateway.client.rotate()
+            raise RegistryUnavailable(f"no leader of etcd has confirmed what is known within {LEADER:g} s") from None
 
 
 def _written(pair: Pair) -> tuple[int, int]:

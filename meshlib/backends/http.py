@@ -80,16 +80,18 @@ class ControlClient:
         content: bytes | str | None = None,
         deadline: float | None = None,
         watch: bool = False,
+        only: str = "",
     ) -> httpx2.Response:
         """Send and read the whole answer, whatever its status, within ``deadline`` seconds (default: the client's
-        timeout). ``path`` holds the query too; ``watch`` takes a connection of the watches' pool, for long polls."""
+        timeout). ``path`` holds the query too; ``watch`` takes a connection of the watches' pool, for long polls; ``only``
+        asks that one of the ``bases`` and no other."""
         deadline = deadline or self.timeout
-        where = self.bases[self.current]
+        where = only or self.base
         try:
             # The client's own timeouts are per read: a server that trickles would be listened to for ever.
             async with (
                 asyncio.timeout(deadline),
-                self._open(method, path, headers, content, deadline, watch=watch, encoding="gzip") as response,
+                self._open(method, path, headers, content, deadline, watch=watch, encoding="gzip", only=only) as response,
             ):
                 return await _read(response)
         except TimeoutError:
@@ -110,7 +112,7 @@ class ControlClient:
 
     @asynccontextmanager
     async def _open(
-        self, method: str, path: str, headers: Any, content: Any, deadline: float, *, watch: bool, encoding: str
+        self, method: str, path: str, headers: Any, content: Any, deadline: float, *, watch: bool, encoding: str, only: str = ""
     ) -> AsyncIterator[httpx2.Response]:
         if self._closed:
             raise RegistryUnavailable("this client is closed")
@@ -120,16 +122,16 @@ class ControlClient:
             client = self._calls = self._calls or self._client()
         headers = {**(headers or {}), "Accept-Encoding": encoding}
         timeout = httpx2.Timeout(deadline, connect=min(1.0, deadline))
-        where = self.bases[self.current]
+        where = only or self.base
         try:
             for left in reversed(range(len(self.bases))):
-                where = self.bases[self.current]
+                where = only or self.base
                 request = client.build_request(method, where + path, headers=headers, content=content, timeout=timeout)
                 try:
                     response = await client.send(request, stream=True)
                     break
                 except (httpx2.ConnectError, httpx2.ConnectTimeout):
-                    if not left:
+                    if only or not left:
                         raise
                     self.rotate(where)
             else:
@@ -144,11 +146,16 @@ class ControlClient:
             self.rotate(where)
             raise RegistryUnavailable(f"{where}: {_detail(problem, where)}") from problem
 
+    @property
+    def base(self) -> str:
+        """The host that is asked next, as a URL."""
+        return self.bases[self.current]
+
     def rotate(self, failed: str = "") -> None:
         """Use the next host from now on (a server that answers "no leader" is as bad as a dead one). With the URL that
         ``failed`` only if its host is still the current one: many calls that fail together move on by one."""
         # Parsed, because a URL drops the port that its scheme implies.
-        if not failed or httpx2.URL(failed).netloc == httpx2.URL(self.bases[self.current]).netloc:
+        if not failed or httpx2.URL(failed).netloc == httpx2.URL(self.base).netloc:
             self.current = (self.current + 1) % len(self.bases)
 
     async def aclose(self) -> None:

@@ -130,7 +130,7 @@ class Follower:
     def _accept(self, listing: Listing) -> None:
         view, before = self.view, self.view.known
         hard_age = self.around.settings.snapshot_max_age
-        known = merge(before, listing, view.service, now=self.around.wall(), hard_age=hard_age)
+        known = merge(before, listing, view.service, now=self.around.wall(), clock=self.around.clock(), hard_age=hard_age)
         fresh = known.snapshot.suspects - (before.snapshot.suspects if before else frozenset())
         if fresh:
             log.warning("%s: suddenly unlisted: %s; probing before believing it", view.service, ", ".join(sorted(fresh)))
@@ -179,8 +179,9 @@ class Follower:
             log.warning("%s: no disk snapshot: %s", view.service, problem, exc_info=not isinstance(problem, StoreError))
             return
         if snapshot is not None and view.known is None:
-            log.warning("%s: starting from the disk snapshot, %.0f s old", view.service, snapshot.age(self.around.wall()))
-            self._publish(Known(snapshot, dict.fromkeys(snapshot.suspects, snapshot.confirmed)))
+            age = snapshot.age(self.around.wall())
+            log.warning("%s: starting from the disk snapshot, %.0f s old", view.service, age)
+            self._publish(Known(snapshot, dict.fromkeys(snapshot.suspects, self.around.clock() - age)))
 
     async def _settle_suspects(self) -> None:
         while True:

@@ -16,16 +16,16 @@ from meshlib.model import Instance, ServiceUrl, Snapshot, Status
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Known:
-    """A snapshot with the history behind it. ``since`` says for each suspect, ``gone`` for each tombstone, when it came to
-    be one (wall-clock seconds)."""
+    """A snapshot with the history behind it: when each suspect came to be one (``since``, monotonic seconds: a clock that is
+    set must not age them), and each tombstone (``gone``, wall-clock seconds, because the disk knows no others)."""
 
     snapshot: Snapshot
     since: Mapping[str, float] = field(default_factory=dict)
     gone: Mapping[str, float] = field(default_factory=dict)
 
 
-def merge(known: Known | None, listing: Listing, service: ServiceUrl, *, now: float, hard_age: float) -> Known:
-    """What is known after ``listing`` arrived at wall-clock time ``now``."""
+def merge(known: Known | None, listing: Listing, service: ServiceUrl, *, now: float, clock: float, hard_age: float) -> Known:
+    """What is known after ``listing`` arrived at wall-clock time ``now`` and monotonic time ``clock``."""
     listed = {instance.id: instance for instance in listing.instances}
     before = known.snapshot if known else Snapshot(service)
     missing = [instance for instance in before.instances if instance.id not in listed]
@@ -33,8 +33,8 @@ def merge(known: Known | None, listing: Listing, service: ServiceUrl, *, now: fl
     if not missing:  # as nearly always
         return Known(Snapshot(service, listing.instances, confirmed=now, revision=listing.revision), gone=gone)
     suspects = _suspects(before, missing)
-    since = {one.id: min(now, (known.since if known else {}).get(one.id, now)) for one in suspects}  # clocks are set back, too
-    kept = {one.id: one for one in suspects if now - since[one.id] < hard_age}
+    since = {one.id: (known.since if known else {}).get(one.id, clock) for one in suspects}
+    kept = {one.id: one for one in suspects if clock - since[one.id] < hard_age}
     gone |= {one.id: now for one in missing if one.id not in kept}
     instances = {**kept, **listed}
     snapshot = Snapshot(

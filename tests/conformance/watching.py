@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Self
 
+from tests.servers.proxy import Proxy
+
 
 class Watching:
     """Collects what a watch yields; ``until`` waits for a state that satisfies a condition."""
@@ -43,3 +45,12 @@ class Watching:
 
 def ids(listing: Any) -> list[str]:
     return [instance.id for instance in listing.instances]
+
+
+async def held(proxy: Proxy) -> None:
+    """Wait until the server holds the question of a watch: one that has just started still answers, and a cut between two
+    questions harms nobody."""
+    asked = -1
+    while asked != proxy.asked:
+        asked = proxy.asked
+        await asyncio.sleep(0.3)

@@ -116,9 +116,9 @@ def count_attempts(record: Record) -> None:
     Engine.send, AsyncEngine.send = counted, acounted  # type: ignore[method-assign]
 
 
-def believe(known: Known | None, listing: Any, service: Any, *, now: float, hard_age: float) -> Known:
+def believe(known: Known | None, listing: Any, service: Any, *, now: float, clock: float, hard_age: float) -> Known:
     """What a merge without protection would do: the registry is right, always."""
-    del known, hard_age
+    del known, clock, hard_age
     return Known(Snapshot(service, listing.instances, confirmed=now, revision=listing.revision))
 
 

@@ -17,9 +17,9 @@ from shutil import rmtree
 from typing import Protocol
 
 from tests.faults.network import Namespace, Unavailable
-from tests.faults.proxy import Proxy
 from tests.servers.consul import ConsulServer
 from tests.servers.etcd import EtcdServer, b64
+from tests.servers.proxy import Proxy
 
 LOSSES = ("killed", "frozen", "cut off")
 """SIGKILL; SIGSTOP; packets dropped. What they mean for a registry that is a file, :class:`LocalFile` says."""
@@ -83,7 +83,7 @@ class OnWire:
                 self.namespace.cut()
             case _:
                 assert self.proxy is not None
-                self.proxy.stall()  # not cut(): TCP sends again what the network dropped
+                self.proxy.stall()  # not forget(): TCP sends again what the network dropped
 
     def give_back(self, how: str) -> None:
         match how:

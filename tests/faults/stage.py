@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,17 +18,11 @@ from typing import Self
 
 import pytest
 
+from meshlib import Instance, RegistryUrl, Settings, Status
+from meshlib.backends import open_backend
+from tests.servers.base import eventually
+
 TOP = Path(__file__).resolve().parents[2]
-
-
-def eventually(check: Callable[[], bool], *, within: float, what: str) -> float:
-    """Poll ``check`` until it is true and return the seconds it took; fail after ``within`` seconds."""
-    start = time.monotonic()
-    while not check():
-        if time.monotonic() - start > within:
-            pytest.fail(f"not within {within} s: {what}")
-        time.sleep(0.03)
-    return time.monotonic() - start
 
 
 @dataclass(frozen=True)
@@ -122,9 +117,12 @@ class Stage:
         self.processes.append(process)
         return process
 
-    def provider(self, *arguments: str, module: str = "tests.faults.provider", port: str = "0") -> tuple[str, Process]:
+    def provider(
+        self, *arguments: str, module: str = "tests.faults.provider", port: str = "0", **env: str
+    ) -> tuple[str, Process]:
         """A provider that listens, and its port."""
-        process = self._start(module, *arguments, MESH_SERVICE="orders", MESH_HOST=self.host, MESH_PORT=port)
+        env = {"MESH_SERVICE": "orders", "MESH_HOST": self.host, "MESH_PORT": port, **env}
+        process = self._start(module, *arguments, **env)
         return process.line().rpartition(" ")[2], process
 
     def consumer(self, *arguments: str, **env: str) -> Process:
@@ -145,6 +143,24 @@ class Stage:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@contextmanager
+def newly_listed(registry: str, host: str = "127.0.0.1") -> Iterator[None]:
+    """Have one more instance listed, which nobody calls: it is in maintenance. A view that shows it is live indeed."""
+    settings = Settings(registry=RegistryUrl.parse(registry))
+    newcomer = Instance("orders", "newcomer", host, 9, status=Status.MAINTENANCE)
+
+    async def change(action: str, *more: float) -> None:
+        backend = open_backend(settings)
+        try:
+            await getattr(backend.registry, action)(newcomer, *more)
+        finally:
+            await backend.close()
+
+    asyncio.run(change("register", 60.0))
+    yield
+    asyncio.run(change("deregister"))
 
 
 def everybody_served(consumers: Iterable[Process], ports: Iterable[str], *, within: float = 10.0) -> None:

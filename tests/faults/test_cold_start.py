@@ -17,8 +17,8 @@ import pytest
 from meshlib import Instance, ServiceUrl, Snapshot
 from meshlib.discovery.store import SnapshotStore
 from tests.faults.registries import LocalFile
-from tests.faults.stage import Process, Report, Stage, eventually
-from tests.servers.base import free_port
+from tests.faults.stage import Process, Report, Stage
+from tests.servers.base import eventually, free_port
 
 UNANSWERED = 1500.0
 """Milliseconds: half of what a registry has for one answer (MESH_REGISTRY_TIMEOUT)."""

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.faults.registries import REGISTRIES, Registry
-from tests.faults.stage import TOP, Stage, eventually
+from tests.faults.stage import TOP, Stage
+from tests.servers.base import eventually
 
 PROGRAM = """
 import asyncio, multiprocessing, os, sys, warnings

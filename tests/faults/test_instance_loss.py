@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.faults.registries import LocalFile
-from tests.faults.stage import Process, Report, Stage, eventually, everybody_served, soak_seconds
+from tests.faults.stage import Process, Report, Stage, everybody_served, soak_seconds
+from tests.servers.base import eventually
 
 TASKS = 8
 DELAY = ("--delay", "30")

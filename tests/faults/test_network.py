@@ -7,11 +7,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from random import Random
 
 import pytest
 
 from tests.faults.network import Namespace, Unavailable
-from tests.faults.proxy import Proxy
+from tests.servers.proxy import Proxy
 
 ECHO = """
 import socket, sys, threading
@@ -53,7 +54,10 @@ class Echo:
 @pytest.fixture
 def proxied() -> Iterator[tuple[Proxy, socket.socket]]:
     echo = Echo("127.0.0.1")
-    with Proxy("127.0.0.1", echo.port) as proxy, socket.create_connection(("127.0.0.1", proxy.port), 0.4) as one:
+    with (
+        Proxy("127.0.0.1", echo.port, random=Random(1)) as proxy,
+        socket.create_connection(("127.0.0.1", proxy.port), 0.4) as one,
+    ):
         assert said(one, b"a") == b"a"
         yield proxy, one
     echo.close()
@@ -105,9 +109,9 @@ def test_a_stalled_proxy_keeps_everything_for_later(proxied: tuple[Proxy, socket
         assert (one.recv(1), other.recv(1)) == (b"b", b"c")
 
 
-def test_a_cut_connection_stays_silent_and_new_ones_work(proxied: tuple[Proxy, socket.socket]) -> None:
+def test_a_forgotten_connection_stays_silent_and_new_ones_work(proxied: tuple[Proxy, socket.socket]) -> None:
     proxy, one = proxied
-    proxy.cut()
+    proxy.forget()
     one.sendall(b"b")
     assert silent(one)
     with socket.create_connection(("127.0.0.1", proxy.port), 0.4) as other:
@@ -120,3 +124,58 @@ def test_a_proxy_delays(proxied: tuple[Proxy, socket.socket]) -> None:
     started = time.monotonic()
     assert said(one, b"b") == b"b"
     assert time.monotonic() - started >= 0.2
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_cut_connection_ends_and_new_ones_work(proxied: tuple[Proxy, socket.socket], reset: bool) -> None:
+    proxy, one = proxied
+    one.settimeout(5)
+    proxy.cut(reset=reset)
+    if reset:
+        with pytest.raises(ConnectionResetError):
+            one.recv(1)
+    else:
+        assert one.recv(1) == b""
+    with socket.create_connection(("127.0.0.1", proxy.port), 5) as other:
+        assert said(other, b"c") == b"c"
+
+
+def test_a_stalled_connection_can_be_cut(proxied: tuple[Proxy, socket.socket]) -> None:
+    proxy, one = proxied
+    one.settimeout(5)
+    proxy.stall()
+    one.sendall(b"b")
+    proxy.cut()
+    assert one.recv(1) == b""
+
+
+def test_a_proxy_throttles(proxied: tuple[Proxy, socket.socket]) -> None:
+    proxy, one = proxied
+    one.settimeout(5)
+    proxy.rate = 200.0
+    started = time.monotonic()
+    one.sendall(bytes(40))
+    got = b""
+    while len(got) < 40:
+        got += one.recv(100)
+    assert got == bytes(40)
+    assert time.monotonic() - started >= 2 * 40 / 200  # there and back
+
+
+def test_a_proxy_corrupts_so_that_it_can_be_noticed(proxied: tuple[Proxy, socket.socket]) -> None:
+    proxy, one = proxied
+    one.settimeout(5)
+    proxy.corrupt = 1.0
+    got = said(one, bytes(90))  # damaged on its way there and on its way back, with this seed in two places
+    assert sorted(got) == [0x00] * 88 + [0x80] * 2
+    proxy.heal()
+    assert said(one, b"c").isascii()
+
+
+def test_the_same_seed_corrupts_the_same() -> None:
+    def damage(seed: int) -> list[bytes]:
+        with Proxy("127.0.0.1", 9, random=Random(seed)) as proxy:
+            proxy.corrupt = 0.5
+            return [proxy._damaged(bytes(50)) for _ in range(20)]
+
+    assert damage(1) == damage(1) != damage(2)

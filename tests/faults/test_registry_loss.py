@@ -6,17 +6,14 @@ One cast per registry plays all scenes, each of which begins with the mesh whole
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 
 import pytest
 
-from meshlib import Instance, RegistryUrl, Settings, Status
-from meshlib.backends import open_backend
 from tests.faults.registries import LOSSES, REGISTRIES, LocalFile, OnWire, Registry
-from tests.faults.stage import Process, Report, Stage, eventually, everybody_served, soak_seconds
+from tests.faults.stage import Process, Report, Stage, everybody_served, newly_listed, soak_seconds
+from tests.servers.base import eventually
 
 PROVIDERS = 3
 RECOVERY = 5.0
@@ -77,7 +74,7 @@ class Cast:
     def recovered(self, back: float, within: float, blind: Iterable[Process] = ()) -> float:
         """Wait until all are registered and all views are live, which what is new must show: a view that never noticed
         the loss looks live, too, and those of the ``blind`` must not show it. The seconds it took since ``back``."""
-        with self.newly_listed():
+        with newly_listed(self.registry.url, self.registry.serve_at):
             everybody = PROVIDERS + 1
             eventually(lambda: self.registry.listed() >= PROVIDERS, within=within, what="all are registered again")
             registered = time.monotonic()
@@ -88,23 +85,6 @@ class Cast:
                 assert control.ask().whole_since(everybody) is None, "the control has noticed what it cannot"
                 control.close()
             return took
-
-    @contextmanager
-    def newly_listed(self) -> Iterator[None]:
-        """Have one more instance listed, which nobody calls: it is in maintenance."""
-        settings = Settings(registry=RegistryUrl.parse(self.registry.url))
-        newcomer = Instance("orders", "newcomer", self.registry.serve_at, 9, status=Status.MAINTENANCE)
-
-        async def change(action: str, *more: float) -> None:
-            backend = open_backend(settings)
-            try:
-                await getattr(backend.registry, action)(newcomer, *more)
-            finally:
-                await backend.close()
-
-        asyncio.run(change("register", 60.0))
-        yield
-        asyncio.run(change("deregister"))
 
     def close(self) -> None:
         self.stage.close()

@@ -47,12 +47,13 @@ def need(program: str) -> str:
     return path
 
 
-def eventually(check: Callable[[], bool], *, within: float = 10.0, what: str = "") -> float:
-    """Poll ``check`` until it is true and return the seconds it took; fail after ``within`` seconds."""
+def eventually(check: Callable[[], bool], *, within: float = 10.0, what: str | Callable[[], str] = "") -> float:
+    """Poll ``check`` until it is true and return the seconds it took; fail after ``within`` seconds, saying ``what``, which
+    may be a function: what there is to say then."""
     start = time.monotonic()
     while not check():
         if time.monotonic() - start > within:
-            pytest.fail(f"not within {within} s: {what or check}")
+            pytest.fail(f"not within {within} s: {(what() if callable(what) else what) or check}")
         time.sleep(0.02)
     return time.monotonic() - start
 
@@ -79,19 +80,44 @@ class Server:
 
     def start(self) -> None:
         """Start and wait until it serves."""
+        self.launch()
+        self.await_ready()
+
+    def launch(self) -> None:
+        """Start, and do not wait."""
         with (self.data / "log").open("ab") as log:
             self.process = subprocess.Popen([*self.within, *self.command()], stdout=log, stderr=log, start_new_session=True)
-        eventually(self._up, within=30, what=f"{self.name} is ready; log: {self.data / 'log'}")
+
+    def await_ready(self) -> None:
+        """Wait until it serves."""
+        eventually(self._up, within=30, what=lambda: f"{self.name} is ready; the end of its log:\n{self.log_tail()}")
+
+    def log_tail(self) -> str:
+        """The last that it logged."""
+        return (self.data / "log").read_text(errors="replace")[-2000:]
+
+    @property
+    def alive(self) -> bool:
+        """True while its process runs, frozen or not."""
+        return self.process is not None and self.process.poll() is None
 
     def _up(self) -> bool:
-        assert self.process is not None
-        if self.process.poll() is not None:
-            pytest.fail(f"{self.name} ended: {(self.data / 'log').read_text()[-2000:]}")
+        if not self.alive:
+            pytest.fail(f"{self.name} ended; the end of its log:\n{self.log_tail()}")
         return self.ready()
+
+    def stop(self) -> None:
+        """SIGTERM, as for an upgrade, and wait until it has ended."""
+        assert self.process is not None
+        self.process.terminate()
+        try:
+            self.process.wait(15)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"{self.name} does not stop; the end of its log:\n{self.log_tail()}")
 
     def kill(self) -> None:
         """SIGKILL and reap."""
-        if self.process is not None and self.process.poll() is None:
+        if self.process is not None and self.alive:
             self.process.send_signal(signal.SIGCONT)
             self.process.kill()
             self.process.wait()

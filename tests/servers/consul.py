@@ -15,7 +15,8 @@ class ConsulServer(Server):
     """A Consul server of its own cluster, or with ``join`` a client agent of another's.
 
     ``token`` turns ACLs on, deny by default, with that token (a UUID) for everything. ``tls`` maps ``ca``, ``cert`` and
-    ``key`` to PEM texts and makes it serve HTTPS only. With ``expect`` 2 and ``join`` it is one of two servers.
+    ``key`` to PEM texts and makes it serve HTTPS only. With ``expect`` 2 and ``join`` it is one of two servers; how three
+    servers become a cluster, ``peers`` of each other, see :class:`tests.servers.cluster.ConsulCluster`.
     """
 
     name = "consul"
@@ -29,6 +30,8 @@ class ConsulServer(Server):
         self.token: str = token or (join.token if join else "")
         self.tls, self.join, self.dc = tls, join, dc
         self.expect = expect
+        self.peers: list[ConsulServer] = [join] if join else []
+        """Whom it looks for, now and after each restart."""
         self.port, self.serf, self.rpc = free_port(), free_port(), free_port()
 
     @property
@@ -58,8 +61,8 @@ class ConsulServer(Server):
         }
         if self.join is None or self.expect > 1:
             config |= {"server": True, "bootstrap_expect": self.expect}
-        if self.join:
-            config["retry_join"] = [f"127.0.0.1:{self.join.serf}"]
+        if self.peers:
+            config["retry_join"] = [f"127.0.0.1:{peer.serf}" for peer in self.peers]
             config["retry_interval"] = "1s"
         if self.token:
             tokens = {"master": self.token, "agent": self.token}  # releases from 1.11 on call it initial_management

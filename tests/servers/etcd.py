@@ -1,4 +1,4 @@
-"""A single etcd on free ports, plain or with TLS, with users or without."""
+"""An etcd on free ports, plain or with TLS, with users or without."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ class EtcdServer(Server):
         super().__init__()
         self.tls, self.token_ttl = tls, token_ttl
         self.port, self.peer_port = free_port(), free_port()
+        self.members: list[EtcdServer] = [self]
+        """All of its cluster (see :class:`tests.servers.cluster.EtcdCluster`)."""
         self.token = ""
         self.ca = trustme.CA()
         self._issue()
@@ -55,12 +57,18 @@ class EtcdServer(Server):
         """Where clients reach it."""
         return f"{self.scheme}://{self.host}:{self.port}"
 
+    @property
+    def peer(self) -> str:
+        """Its part of ``--initial-cluster``: its name, and where other members reach it."""
+        return f"member-{self.port}=http://127.0.0.1:{self.peer_port}"
+
     def command(self) -> list[str]:
-        peer = f"http://127.0.0.1:{self.peer_port}"
+        name, _, peer = self.peer.partition("=")
+        everybody = ",".join(member.peer for member in self.members)
         line = [
-            self.program, "--name", "one", "--data-dir", str(self.data / "etcd"),
+            self.program, "--name", name, "--data-dir", str(self.data / "etcd"),
             "--listen-client-urls", self.url, "--advertise-client-urls", self.url,
-            "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", f"one={peer}",
+            "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", everybody,
             "--auth-token", "simple", "--auth-token-ttl", str(self.token_ttl), "--bcrypt-cost", "4",
         ]  # fmt: skip
         if self.tls:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshlib.backends import etcd, etcd_gateway, open_backend
+from meshlib.backends import etcd, etcd_gateway, etcd_watch, open_backend
 from meshlib.backends.base import Listing
 from meshlib.backends.codec import decode, encode
 from meshlib.backends.etcd import EtcdRegistry
@@ -42,7 +42,7 @@ ORDERS = ServiceUrl("orders")
 PREFIX = "/meshlib/default/services/orders/"
 HOSTS = (("10.0.0.1", 2379), ("10.0.0.2", 2379))
 SILENCE = object()
-"""In the script of a watch: nothing more comes, and the connection stays open."""
+"""Nothing (more) comes, and the connection stays open."""
 
 
 def b64(text: str | bytes) -> str:
@@ -86,6 +86,7 @@ def failed(code: int, message: str, status: int = 400) -> httpx2.Response:
     return httpx2.Response(status, json={"error": message, "message": message, "code": code})
 
 
+NO_LEADER = failed(14, "etcdserver: no leader", 503)
 STALE = failed(16, "etcdserver: invalid auth token", 401)
 
 
@@ -107,9 +108,11 @@ class Script(httpx2.AsyncByteStream):
 
 class FakeEtcd:
     """Answers each path with the next of its script; the last one repeats. A script is a list of JSON values, responses or
-    functions of the token that was sent; a watch's answers are lists of lines."""
+    functions of the token that was sent; a watch's answers are lists of lines. The leader's first confirmation of what any
+    member has listed is no part of the script, unless ``confirming`` is off."""
 
-    def __init__(self, **scripts: list[Any]) -> None:
+    def __init__(self, *, confirming: bool = True, **scripts: list[Any]) -> None:
+        self.confirming, self.listed = confirming, dict[str, Any]()
         self.scripts: dict[str, list[Any]] = {
             "grant": [{"ID": "7", "TTL": "15"}], "revoke": [{"header": {}}], "put": [{"header": {}}],
             "deleterange": [{"header": {}}], "keepalive": [{"result": {"ID": "7", "TTL": "15"}}], **scripts,
@@ -126,13 +129,21 @@ class FakeEtcd:
         token = request.headers.get("authorization", "")
         self.tokens.append(token)
         await asyncio.sleep(0)  # as a network would, it lets others in between question and answer
+        if name == "range" and self.listed and "sort_target" in body:
+            newest = sorted(self.listed["kvs"], key=lambda kv: int(kv["mod_revision"]))[-1:]
+            step, self.listed = {**self.listed, "kvs": newest}, {}
+            return httpx2.Response(200, json=step)
         script = self.scripts[name]
         step = script.pop(0) if len(script) > 1 else script[0]
         step = step(token) if callable(step) else step
         if isinstance(step, Exception):
             raise step
+        if step is SILENCE:
+            await asyncio.Event().wait()
         if isinstance(step, httpx2.Response):
             return step
+        if name == "range" and body.get("serializable") and self.confirming:
+            self.listed = step
         if name == "watch":
             self.streams.append(Script(step))
             return httpx2.Response(200, stream=self.streams[-1])
@@ -438,12 +449,39 @@ class TestWatch:
             watch=[[created(), SILENCE], [created(40), events(put("b", 41)), SILENCE]],
         )
         assert await listings(server.registry(), 3) == [["a"], ["a"], ["a", "b"]]
-        confirmed = server.bodies("range")[1]
+        confirmed = server.bodies("range")[2]
         assert confirmed["keys_only"] is True
         assert (confirmed["limit"], confirmed["sort_target"], confirmed["sort_order"]) == ("1", "MOD", "DESCEND")
         assert not confirmed.get("serializable")
         assert server.bodies("watch")[1]["create_request"]["start_revision"] == "41"
         assert server.streams[0].closed
+
+    async def test_what_any_member_lists_is_confirmed_by_the_leader_at_once(self) -> None:
+        server = FakeEtcd(confirming=False, range=[ranged(pair("a")), NO_LEADER])
+        registry = server.registry()
+        watch = aiter(registry.watch(ORDERS))
+        assert [one.id for one in (await anext(watch)).instances] == ["a"]
+        with pytest.raises(RegistryUnavailable, match="no leader"):
+            await anext(watch)
+        assert not server.bodies("watch")
+
+    async def test_who_knows_the_service_already_asks_the_leader_first(self) -> None:
+        server = FakeEtcd(range=[ranged(pair("a")), NO_LEADER], watch=[[created()]])
+        registry = server.registry()
+        with pytest.raises(RegistryUnavailable, match="ended the watch"):
+            await listings(registry, 2)
+        with pytest.raises(RegistryUnavailable, match="no leader"):  # and not what some member still lists
+            await listings(registry, 1)
+        server.scripts["range"] = [ranged(pair("a"), pair("b")), ranged(pair("a"), pair("b"))]
+        assert await listings(registry, 1) == [["a", "b"]]
+        assert [body.get("serializable", False) for body in server.bodies("range")] == [True, False, False, False, False]
+
+    async def test_a_leader_that_does_not_answer_is_not_waited_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(etcd_watch, "LEADER", 0.01)
+        server = FakeEtcd(confirming=False, range=[ranged(pair("a")), SILENCE])
+        with pytest.raises(RegistryUnavailable, match="no leader"):
+            await listings(server.registry(), 2)
+        assert server.client.current == 1  # another member may do better
 
     async def test_the_revision_is_that_of_the_events_not_of_the_store(self) -> None:
         lines = [created(), events(put("b", 11), revision=5000), SILENCE]
@@ -451,7 +489,7 @@ class TestWatch:
         server = FakeEtcd(range=[ranged(pair("a")), newest, ranged(pair("a"), pair("b"), revision=5000)],
                           watch=[lines, [created(5000), SILENCE]])  # fmt: skip
         assert len(await listings(server.registry(), 3)) == 3
-        assert len(server.bodies("range")) == 3
+        assert len(server.bodies("range")) == 4
 
     @pytest.mark.parametrize(
         "doubt",
@@ -466,7 +504,7 @@ class TestWatch:
             watch=[[created(), SILENCE], [created(after), SILENCE]],
         )
         assert await listings(server.registry(), 2) == [["a"], ["b"]]
-        assert server.bodies("range")[2]["serializable"] is False
+        assert server.bodies("range")[3]["serializable"] is False
 
     async def test_compacted(self) -> None:
         server = FakeEtcd(
@@ -474,7 +512,7 @@ class TestWatch:
             watch=[[created(90), canceled(compact_revision="80")], [created(91), SILENCE]],
         )
         assert await listings(server.registry(), 2) == [["a"], ["a", "b"]]
-        assert [name for name, _ in server.seen] == ["range", "watch", "range", "range"]
+        assert [name for name, _ in server.seen] == ["range", "range", "watch", "range", "range"]
 
     async def test_a_member_that_lags_is_left(self) -> None:
         server = FakeEtcd(range=[ranged(revision=10)], watch=[[created(9), SILENCE]])

@@ -1,0 +1,166 @@
+"""The processes around a cluster of three, and what the cluster itself says of them.
+
+Three provide "orders" and one calls it. The others are controls, which know one node of the cluster only: a provider of
+"lonely", which nobody calls, lacks the failover between hosts; three consumers, one for each node, lack that and the list
+kept in memory: they ask their node before each call.
+"""
+
+from __future__ import annotations
+
+import base64
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.faults.stage import Process, Stage, everybody_served, newly_listed
+from tests.servers.base import eventually
+from tests.servers.cluster import ConsulCluster, EtcdCluster
+from tests.servers.consul import ConsulServer
+from tests.servers.etcd import EtcdServer, b64
+
+Node = ConsulServer | EtcdServer
+AnyCluster = ConsulCluster | EtcdCluster
+
+PROVIDERS = 3
+RATE = 200
+TTL = 6.0
+HEARTBEAT = TTL / 3
+ALLOWANCE = 1.0
+"""Seconds beyond a heartbeat for a machine that does other things, too: a request or two, and our looking at it."""
+
+
+def registered(cluster: AnyCluster, service: str = "orders") -> set[str]:
+    """The ids of ``service`` that the cluster's leader holds to be alive; none when there is no leader."""
+    for node in cluster.alive:
+        found = _passing(node, service) if isinstance(node, ConsulServer) else _stored(node, service)
+        if found is not None:
+            return found
+    return set()
+
+
+def _passing(node: ConsulServer, service: str) -> set[str] | None:
+    status, found = node.call("GET", f"/v1/health/service/{service}?passing=1&consistent")
+    return {entry["Service"]["ID"] for entry in found or ()} if status == 200 else None
+
+
+def _stored(node: EtcdServer, service: str) -> set[str] | None:
+    prefix = f"/meshlib/default/services/{service}/"
+    try:
+        answer = node.call("/v3/kv/range", key=b64(prefix), range_end=b64(prefix[:-1] + "0"), keys_only=True)
+    except OSError:
+        return None
+    return {unb64(pair["key"]).removeprefix(prefix) for pair in answer.get("kvs", ())}
+
+
+def unb64(text: str) -> str:
+    """The inverse of :func:`~tests.servers.etcd.b64`."""
+    return base64.b64decode(text).decode()
+
+
+def ident(port: str) -> str:
+    """The id of a provider of "orders"."""
+    return f"orders-127.0.0.1-{port}"
+
+
+def clients(node: Node) -> int:
+    """How many connections its clients have to ``node``."""
+    port, established = f":{node.port:04X}", "01"
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+    return sum(local.endswith(port) and state == established for _, local, _, state, *_ in lines)
+
+
+class Lookout:
+    """Looks, in a thread, at whether ``cluster`` lists ``ids`` and nobody else, until :meth:`close`."""
+
+    def __init__(self, cluster: AnyCluster, ids: set[str]) -> None:
+        self.cluster, self.ids = cluster, ids
+        self.incomplete: list[float] = []
+        """The times (monotonic) at which it did not, or at which there was no leader to say."""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def _look(self) -> None:
+        while not self._stop.wait(0.05):
+            began = time.monotonic()
+            if registered(self.cluster) != self.ids:
+                self.incomplete.append(began)
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+class Troupe:
+    """Begins with everybody registered and calling. All but the controls know all nodes of ``cluster``, the leader first, so
+    that it is the one they use; "lonely" knows the leader."""
+
+    def __init__(self, cluster: AnyCluster) -> None:
+        self.cluster = cluster
+        leader = cluster.await_leader()
+        others = [node for node in cluster.nodes if node is not leader]
+        self.stage = Stage(cluster.url(leader, *others), MESH_TTL=str(TTL))
+        self.providers = dict(self.stage.provider() for _ in range(PROVIDERS))
+        self.ports = list(self.providers)
+        self.stage.provider(MESH_SERVICE="lonely", MESH_REGISTRY=cluster.url(leader))
+        self.ids = {ident(port) for port in self.ports}
+        self.await_registered(within=15)
+        self.consumer = self.stage.consumer("--kind", "async", "--tasks", "8", "--rate", str(RATE))
+        self.controls = {node: self._control(node) for node in cluster.nodes}
+        everybody_served([self.consumer, *self.controls.values()], self.ports)
+
+    def _control(self, node: Node) -> Process:
+        return self.stage.consumer("--kind", "cacheless", "--rate", "20", MESH_REGISTRY=self.cluster.url(node))
+
+    def await_registered(self, *, within: float) -> float:
+        """Wait until the cluster lists all providers and nobody else. The seconds it took."""
+        return eventually(lambda: registered(self.cluster) == self.ids, within=within, what=self.story)
+
+    def await_live(self, consumer: Process | None = None, *, within: float) -> float:
+        """Wait until the view of ``consumer`` (default: the one) is live, which what is new must show. The seconds it took."""
+        who, began = consumer or self.consumer, time.monotonic()
+
+        def sees(more: int) -> bool:
+            return who.ask().whole_since(len(self.ids) + more) is not None
+
+        with newly_listed(self.cluster.url(*self.cluster.alive)):
+            eventually(lambda: sees(1), within=within, what=self.story)
+            took = time.monotonic() - began
+        eventually(lambda: sees(0), within=within, what=self.story)
+        return took
+
+    @contextmanager
+    def guests(self, registry: str) -> Iterator[Process]:
+        """One more provider, and a consumer, which reach the cluster by the URL ``registry``. Yields the consumer."""
+        port, provider = self.stage.provider(MESH_REGISTRY=registry)
+        consumer = self.stage.consumer("--rate", "50", MESH_REGISTRY=registry)
+        self.ids.add(ident(port))
+        everybody_served([self.consumer, consumer], [*self.ports, port])
+        try:
+            yield consumer
+        finally:
+            self.ids.remove(ident(port))
+            consumer.close()
+            provider.close()
+
+    @contextmanager
+    def killed(self, number: int) -> Iterator[None]:
+        """The provider of that number has died; in the end it is started again, at its port."""
+        port = self.ports[number]
+        self.providers[port].close()
+        try:
+            yield
+        finally:
+            _, self.providers[port] = self.stage.provider(port=port)
+
+    def story(self) -> str:
+        """Everything there is to say of a failure."""
+        return (f"everybody is listed and seen: {sorted(self.ids)}; listed {sorted(registered(self.cluster))}; the view "
+                f"(time, live, listed, suspects) was {self.consumer.ask().timeline[-8:]}\n"
+                f"{self.stage.logs()}\n{self.cluster.logs()}")  # fmt: skip
+
+    def close(self) -> None:
+        """End the processes; the cluster stays."""
+        self.stage.close()

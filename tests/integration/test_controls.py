@@ -45,7 +45,19 @@ def consul() -> Iterator[ConsulServer]:
         yield server
 
 
+def hastily(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The leader is not asked before a watch is opened: it would notice what is to go unnoticed."""
+    confirm = etcd_watch._Known.confirm
+
+    async def later(self: Any) -> etcd_watch.Change:
+        monkeypatch.setattr(etcd_watch._Known, "confirm", confirm)
+        return etcd_watch.Change(self.revision, {})
+
+    monkeypatch.setattr(etcd_watch._Known, "confirm", later)
+
+
 async def test_etcd_compacted_and_not_listed_again(etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    hastily(monkeypatch)
     monkeypatch.setattr(etcd_watch, "Compacted", type("Never", (Exception,), {}))
     async with test_etcd.opened(etcd.settings()) as backend:
         watch = aiter(backend.registry.watch(test_etcd.ORDERS))
@@ -105,6 +117,7 @@ async def test_etcd_state_lost_behind_a_watch_that_believes_every_store(
         answer.header.revision = 1_000_000
         return answer
 
+    hastily(monkeypatch)
     monkeypatch.setattr(Gateway, "_checked", far_ahead)
     async with (
         test_etcd.opened(etcd.settings(options="?wait=14")) as backend,

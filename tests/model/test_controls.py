@@ -12,7 +12,6 @@ import pytest
 from meshlib.backends import base, consul_http, consul_wire, etcd, local_db
 from meshlib.backends.base import Listing
 from meshlib.backends.consul_registry import ConsulRegistry
-from meshlib.backends.etcd_gateway import Gateway
 from meshlib.backends.etcd_watch import Change, _Known
 from meshlib.backends.memory import Store
 from meshlib.balance import fleet
@@ -40,23 +39,37 @@ def no_stale_bound(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_dedupe(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(consul_wire, "unique", lambda found: tuple(sorted((one for _, one in found), key=lambda one: one.id)))
+    patch.setattr(
+        consul_wire, "unique", lambda found: tuple(sorted((read.instance for _, read in found), key=lambda one: one.id))
+    )
 
 
 def critical_ones(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(consul_wire.Entry, "alive", property(lambda _: True))
+    patch.setattr(consul_wire.Entry, "critical", property(lambda _: []))
 
 
 def no_order(patch: pytest.MonkeyPatch) -> None:
     def unordered(instances: list[Instance], revision: object = "") -> Listing:
         return Listing(tuple(instances), str(revision))
 
-    for module in (base, etcd):
-        patch.setattr(module.Listing, "of", unordered)
+    patch.setattr(base.Listing, "of", unordered)
 
 
-def compaction_ignored(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Gateway, "_checked", lambda _, __, line: line.result)
+def no_order_kept(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(etcd, "sorted", lambda items: list(items)[::-1], raising=False)
+
+
+def hastily(patch: pytest.MonkeyPatch) -> None:
+    """The leader is not asked before a watch is opened."""
+    confirm, opened = _Known.confirm, set[int]()
+
+    async def later(known: _Known) -> Change:
+        if known.revision and id(known) not in opened:
+            opened.add(id(known))
+            return Change(known.revision, {})
+        return await confirm(known)
+
+    patch.setattr(_Known, "confirm", later)
 
 
 def unconfirmed(patch: pytest.MonkeyPatch) -> None:
@@ -115,10 +128,10 @@ CONTROLS: list[tuple[str, Patch, str]] = [
     ("consul", no_stale_bound, "not what the registry listed"),
     ("consul", no_dedupe, "not ordered and unique"),
     ("consul", critical_ones, "not what the registry listed|converged"),
-    ("etcd", compaction_ignored, "converged"),
+    ("etcd", hastily, "converged|confirmed at"),
     ("etcd", unconfirmed, "converged|confirmed at"),
     ("etcd", any_name, "never registered|not ordered"),
-    ("etcd", no_order, "not ordered and unique"),
+    ("etcd", no_order_kept, "not ordered and unique"),
     ("memory", no_order, "not ordered and unique"),
     ("memory", leases_unwatched, "converged"),
     ("memory", suspects_kept, "suspects that nobody answers for"),

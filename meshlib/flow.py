@@ -25,8 +25,6 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import msgspec
 
-from meshlib.errors import DeadlineExceeded
-
 if TYPE_CHECKING:
     from meshlib.balance.endpoint import Endpoint
     from meshlib.model import ServiceUrl
@@ -35,6 +33,12 @@ log = logging.getLogger(__name__)
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
 """Methods that may be sent twice (RFC 9110, section 9.2.2)."""
+
+FUNCTION = "CALL"
+"""The method of a call of a plain function."""
+
+IDEMPOTENCY_KEY = b"Idempotency-Key"
+"""The header by which a provider knows that it has done this work already (draft-ietf-httpapi-idempotency-key-header)."""
 
 RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
 
@@ -53,8 +57,10 @@ class Call(msgspec.Struct, eq=False):
 
     ``target`` names the service; ``path`` is the raw request target (path and query, ASCII bytes); ``headers`` the raw
     header list, in which ``Host`` is the first or (as usual) left to the engine; ``body`` the engine's byte stream;
-    ``deadline`` a monotonic time or None; ``endpoint`` the instance chosen for this attempt; ``tried`` the endpoints of
-    earlier attempts of the same call, of which ``last_resorts`` were ejected when they were tried.
+    ``deadline`` a monotonic time or None, ``attempt_timeout`` the seconds that one attempt may take; ``endpoint`` the
+    instance chosen for this attempt; ``tried`` the endpoints of earlier attempts, which it must not go to again, of which
+    ``last_resorts`` were ejected when they were tried; ``visited`` those that all attempts of a call which is repeated went
+    to, one list that they share: another attempt goes elsewhere if it can. It is None where nothing above repeats.
     """
 
     target: ServiceUrl
@@ -65,9 +71,11 @@ class Call(msgspec.Struct, eq=False):
     replayable: bool = True
     extensions: dict[str, Any] = msgspec.field(default_factory=dict)
     deadline: float | None = None
+    attempt_timeout: float | None = None
     endpoint: Endpoint | None = None
     tried: tuple[Endpoint, ...] = ()
     last_resorts: int = 0
+    visited: list[Endpoint] | None = None
     closers: list[Callable[[], object]] | None = None
 
     if TYPE_CHECKING:
@@ -84,33 +92,40 @@ class Call(msgspec.Struct, eq=False):
 
     def excluding(self, endpoint: Endpoint, *, last_resort: bool = False) -> Call:
         """The same call, never to be sent to ``endpoint`` again; ``last_resort`` when that was an ejected one."""
-        again = self.__copy__()
+        again = self.alike()
         again.tried, again.last_resorts = (*self.tried, endpoint), self.last_resorts + last_resort
-        if self.closers is None:
-            self.closers = []
-        again.closers = self.closers  # one list: what is handed to either is released with the call
         return again
 
-    def hastened(self, now: float) -> Call:
-        """The same call with no time-out beyond what its deadline leaves at monotonic time ``now``. Raises
-        :class:`~meshlib.errors.DeadlineExceeded` when that is nothing."""
-        if self.deadline is None:
-            return self
-        left = self.deadline - now
-        if left <= 0:
-            raise DeadlineExceeded(f"{self.method} {self.target}: no time is left", service=self.target,
-                                   tried=tried_instances(self.tried))  # fmt: skip
-        again = self.__copy__()
-        limits = self.extensions.get("timeout") or {}
-        again.extensions = {**self.extensions, "timeout": {
-            name: left if limit is None else min(left, limit) for name, limit in limits.items()
-        }}  # fmt: skip
-        return again
+    def alike(self) -> Call:
+        """A copy to change something in. What is handed to either to release is released with the call."""
+        if self.closers is None:
+            self.closers = []
+        return self.__copy__()
+
+    def apart(self, visited: list[Endpoint]) -> Call:
+        """The copy that a layer which repeats gives to what is below it, once per attempt: with closers of its own, so that
+        what a failed attempt holds is released with :meth:`close` when it is over. What the last one holds is handed to the
+        call (:meth:`adopt`)."""
+        attempt = self.__copy__()
+        attempt.visited, attempt.closers = visited, None
+        return attempt
+
+    def adopt(self, attempt: Call) -> None:
+        """The answer to ``attempt`` is the call's: hold what it holds until that is closed."""
+        if attempt.closers:
+            self.on_close(attempt.close)
 
     @property
     def idempotent(self) -> bool:
-        """True when it may be repeated after bytes of it were sent."""
-        return self.method in IDEMPOTENT and self.replayable
+        """True when it may be repeated after bytes of it were sent: by its method, or because it has a key by which the
+        provider will know it again."""
+        return self.replayable and (self.method in IDEMPOTENT or self.keyed)
+
+    @property
+    def keyed(self) -> bool:
+        """True when it has an ``Idempotency-Key``."""
+        wanted = IDEMPOTENCY_KEY.lower()
+        return any(name.lower() == wanted for name, _ in self.headers)
 
     def on_close(self, release: Callable[[], object]) -> None:
         """Have ``release`` called once: when the body of the answer is closed, or when the call ends without one.
@@ -244,7 +259,7 @@ def run(proceed: Next, call: Call, sender: Sender, *, sleep: Callable[[float], N
     except StopIteration as done:
         if answers and (len(answers) > 1 or answers[0] is not done.value):
             _drop(answers, sender, done.value)
-        if call.closers is not None:
+        if call.closers:
             sender.hold(done.value, call)
         return done.value
     except BaseException:
@@ -383,7 +398,7 @@ async def arun(proceed: Next, call: Call, sender: AsyncSender) -> Any:
     except StopIteration as done:
         if answers and (len(answers) > 1 or answers[0] is not done.value):
             await _adrop(answers, sender, done.value)
-        if call.closers is not None:
+        if call.closers:
             sender.hold(done.value, call)
         return done.value
     except BaseException:

@@ -128,9 +128,9 @@ def test_the_negative_control(tmp_path: Path) -> None:
 PUBLIC = """
 AttemptError AttemptTimeout BadRequest Body CallError CasConflict ClientError ConfigError Conflict ConnectFailed ConnectionLost
 DeadlineExceeded DecodeError Forbidden GatewayTimeout Header Instance InvalidAnswer Mesh MeshError MissingExtra NoInstances
-NotFound Path PortInUse Query Registration RegistryDenied RegistryError RegistryUnavailable RegistryUrl ServerError
+NotFound Path PortInUse Query Registration RegistryDenied RegistryError RegistryUnavailable RegistryUrl RetryBudget ServerError
 ServiceUnavailable ServiceUrl Settings Snapshot Status StatusError StoreError TooManyRequests Unauthorized UnprocessableContent
-__version__ delete get head options patch pickers post put service_client
+__version__ delete get head hedge options patch pickers post put retry service_client time_left timeout until
 """
 
 

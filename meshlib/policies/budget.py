@@ -38,12 +38,12 @@ class RetryBudget:
         return site.commons.get(("retry budget", site.service, self), lambda: Spending(self, site.clock))
 
 
-BUDGET: Final = RetryBudget()
-"""The default: 20 % or 10 a second."""
-
-
 def _is(value: Any, types: Any) -> bool:
     return isinstance(value, types) and not isinstance(value, bool)
+
+
+BUDGET: Final = RetryBudget()
+"""The default: 20 % or 10 a second."""
 
 
 class Spending:
@@ -69,8 +69,8 @@ class Spending:
         now = int(self._clock())
         with self._lock:
             self._turn(now)
-            repeated = sum(self._repeats)
-            if repeated >= self._rule.share * sum(self._calls) and self._repeats[now % WINDOW] >= self._rule.per_second:
+            repeated = sum(self._repeats) + 1
+            if repeated > self._rule.share * sum(self._calls) and self._repeats[now % WINDOW] >= self._rule.per_second:
                 return False
             self._repeats[now % WINDOW] += 1
             return True

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Final
 
 from meshlib.errors import AttemptTimeout, DeadlineExceeded
 from meshlib.flow import Call, tried_instances
@@ -73,8 +73,9 @@ def bounded(call: Call, now: float) -> Call:
     """The copy of ``call`` for an attempt that begins at ``now``: it ends by the deadline of the call, or sooner by the limit
     of an attempt, none of its time-outs is beyond that, and it tells the instance. Raises
     :class:`~meshlib.errors.DeadlineExceeded` when no time is left."""
-    limit = None if call.attempt_timeout is None else now + call.attempt_timeout
-    deadline = earlier(call.deadline, limit)
+    deadline = call.deadline
+    if call.attempt_timeout is not None:
+        deadline = earlier(deadline, now + call.attempt_timeout)
     if deadline is None:
         return call
     left = deadline - now
@@ -83,17 +84,21 @@ def bounded(call: Call, now: float) -> Call:
                                tried=tried_instances(call.tried))  # fmt: skip
     attempt = call.__copy__()
     attempt.deadline = deadline
-    attempt.headers = [*call.headers, (_RAW, b"%d" % max(1, left * 1000))]
-    attempt.extensions = _within(call.extensions, left)
+    attempt.headers = [*call.headers, (_RAW, b"%d" % (int(left * 1000.0) or 1))]
+    limits = call.extensions.get("timeout")
+    if limits:
+        attempt.extensions = {**call.extensions, "timeout": _shorter(limits, left)}
     return attempt
 
 
-def _within(extensions: dict[str, Any], left: float) -> dict[str, Any]:
-    limits = extensions.get("timeout")
-    if not limits:
-        return extensions
-    shorter = {name: left if limit is None or limit > left else limit for name, limit in limits.items()}
-    return {**extensions, "timeout": shorter}
+def _shorter(limits: dict[str, float | None], left: float) -> dict[str, float | None]:
+    connect, read, write, pool = limits.get("connect"), limits.get("read"), limits.get("write"), limits.get("pool")
+    return {
+        "connect": left if connect is None or connect > left else connect,
+        "read": left if read is None or read > left else read,
+        "write": left if write is None or write > left else write,
+        "pool": left if pool is None or pool > left else pool,
+    }
 
 
 def of_attempt(late: DeadlineExceeded) -> AttemptTimeout:

@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from concurrent import futures
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import msgspec
@@ -397,7 +397,12 @@ async def arun(proceed: Next, call: Call, sender: AsyncSender) -> Any:
                 effect = flow.send(answer)
     except StopIteration as done:
         if answers and (len(answers) > 1 or answers[0] is not done.value):
-            await _adrop(answers, sender, done.value)
+            try:
+                await _adrop(answers, sender, done.value)
+            except BaseException:  # cancelled: nobody gets the answer
+                call.close()
+                await _adrop([each for each in answers if each is done.value], sender)
+                raise
         if call.closers:
             sender.hold(done.value, call)
         return done.value
@@ -419,7 +424,23 @@ async def _asend(call: Call, sender: AsyncSender) -> Any:
 
 
 async def _arace(race: Race, sender: AsyncSender) -> Any:
-    calls, running = iter(race.calls), set[asyncio.Task[Any]]()
+    running = set[asyncio.Task[Any]]()
+    try:
+        winner = await _awinner(race, sender, running)
+    except BaseException:
+        await _lose(running, sender)
+        raise
+    try:
+        await _lose(running, sender)
+    except BaseException:  # cancelled: nobody gets the answer
+        await sender.drop(winner)
+        raise
+    return winner
+
+
+async def _awinner(race: Race, sender: AsyncSender, running: set[asyncio.Task[Any]]) -> Any:
+    """The first answer; ``running`` has the tasks whose answers, if they come to any, are to be dropped."""
+    calls = iter(race.calls)
     failure: BaseException | None = None
     winner: asyncio.Task[Any] | None = None
     try:
@@ -431,8 +452,9 @@ async def _arace(race: Race, sender: AsyncSender) -> Any:
                 assert failure is not None, "a race without calls"
                 raise failure
             timeout = None if call is None else race.delay
-            done, running = await asyncio.wait(running, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(running, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
+                running.discard(task)
                 if task.cancelled() or task.exception() is not None:
                     failure = asyncio.CancelledError() if task.cancelled() else task.exception()
                 elif winner is None:
@@ -442,17 +464,22 @@ async def _arace(race: Race, sender: AsyncSender) -> Any:
         return winner.result()
     finally:
         failure = None  # its traceback leads here: no cycle
-        await _lose(running, sender)
 
 
 async def _lose(tasks: set[asyncio.Task[Any]], sender: AsyncSender) -> None:
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)
-    for task in tasks:
-        if not task.cancelled() and task.exception() is None:
-            await sender.drop(task.result())
+    """Cancel ``tasks`` and close what they have come to. A cancellation meanwhile is passed on after that, and at once to
+    those that take their time over theirs."""
+    cancelled = False
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
+            task.cancel()
+        try:
+            await asyncio.wait(pending)
+        except asyncio.CancelledError:
+            cancelled = True
+    await _adrop([task.result() for task in tasks if not task.cancelled() and task.exception() is None], sender)
+    if cancelled:
+        raise asyncio.CancelledError
 
 
 async def _aperform(effect: Effect, sender: AsyncSender, answers: list[Any]) -> Any:
@@ -470,9 +497,10 @@ async def _aperform(effect: Effect, sender: AsyncSender, answers: list[Any]) -> 
 
 
 async def _adrop(answers: list[Any], sender: AsyncSender, keep: Any = None) -> None:
-    for answer in answers:
-        if answer is not keep:
-            await sender.drop(answer)
+    async with AsyncExitStack() as stack:  # each, also if closing another fails or is cancelled
+        for answer in answers:
+            if answer is not keep:
+                stack.push_async_callback(sender.drop, answer)
 
 
 async def _await(effect: Wait) -> bool:

@@ -18,6 +18,7 @@ from meshlib._version import VERSION as __version__
 if TYPE_CHECKING:
     from meshlib.balance import pickers
     from meshlib.client import Body, Header, Path, Query, delete, get, head, options, patch, post, put, service_client
+    from meshlib.deadline import time_left, until
     from meshlib.errors import (
         AttemptError,
         AttemptTimeout,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from meshlib.lifecycle import Registration
     from meshlib.mesh import Mesh
     from meshlib.model import Instance, ServiceUrl, Snapshot, Status
+    from meshlib.policies import RetryBudget, hedge, retry, timeout
     from meshlib.settings import RegistryUrl, Settings
 
 __all__ = [
@@ -87,6 +89,7 @@ __all__ = [
     "RegistryError",
     "RegistryUnavailable",
     "RegistryUrl",
+    "RetryBudget",
     "ServerError",
     "ServiceUnavailable",
     "ServiceUrl",
@@ -102,17 +105,23 @@ __all__ = [
     "delete",
     "get",
     "head",
+    "hedge",
     "options",
     "patch",
     "pickers",
     "post",
     "put",
+    "retry",
     "service_client",
+    "time_left",
+    "timeout",
+    "until",
 ]
 
 _HOMES = {
     "meshlib.balance": "pickers",
     "meshlib.client": "Body Header Path Query delete get head options patch post put service_client",
+    "meshlib.deadline": "time_left until",
     "meshlib.errors": (
         "AttemptError AttemptTimeout BadRequest CallError CasConflict ClientError ConfigError Conflict "
         "ConnectFailed ConnectionLost DeadlineExceeded DecodeError Forbidden GatewayTimeout InvalidAnswer "
@@ -123,6 +132,7 @@ _HOMES = {
     "meshlib.lifecycle": "Registration",
     "meshlib.mesh": "Mesh",
     "meshlib.model": "Instance ServiceUrl Snapshot Status",
+    "meshlib.policies": "RetryBudget hedge retry timeout",
     "meshlib.settings": "RegistryUrl Settings",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

@@ -20,12 +20,10 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from concurrent import futures
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import msgspec
-
-from meshlib.errors import DeadlineExceeded
 
 if TYPE_CHECKING:
     from meshlib.balance.endpoint import Endpoint
@@ -35,6 +33,12 @@ log = logging.getLogger(__name__)
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
 """Methods that may be sent twice (RFC 9110, section 9.2.2)."""
+
+FUNCTION = "CALL"
+"""The method of a call of a plain function."""
+
+IDEMPOTENCY_KEY = b"Idempotency-Key"
+"""The header by which a provider knows that it has done this work already (draft-ietf-httpapi-idempotency-key-header)."""
 
 RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
 
@@ -53,9 +57,11 @@ class Call(msgspec.Struct, eq=False):
 
     ``target`` names the service; ``path`` is the raw request target (path and query, ASCII bytes); ``headers`` the raw
     header list, in which ``Host`` is the first or (as usual) left to the engine; ``body`` the engine's byte stream;
-    ``deadline`` a monotonic time or None; ``endpoint`` the instance chosen for this attempt; ``tried`` the endpoints of
-    earlier attempts of the same call, of which ``last_resorts`` were ejected when they were tried; ``arguments`` those of
-    a declared method by their Python names, defaults included, None for any other call.
+    ``deadline`` a monotonic time or None, ``attempt_timeout`` the seconds that one attempt may take; ``endpoint`` the
+    instance chosen for this attempt; ``tried`` the endpoints of earlier attempts, which it must not go to again, of which
+    ``last_resorts`` were ejected when they were tried; ``visited`` those that all attempts of a call which is repeated went
+    to, one list that they share: another attempt goes elsewhere if it can. It is None where nothing above repeats.
+    ``arguments`` are those of a declared method by their Python names, defaults included, None for any other call.
     """
 
     target: ServiceUrl
@@ -66,9 +72,11 @@ class Call(msgspec.Struct, eq=False):
     replayable: bool = True
     extensions: dict[str, Any] = msgspec.field(default_factory=dict)
     deadline: float | None = None
+    attempt_timeout: float | None = None
     endpoint: Endpoint | None = None
     tried: tuple[Endpoint, ...] = ()
     last_resorts: int = 0
+    visited: list[Endpoint] | None = None
     closers: list[Callable[[], object]] | None = None
     arguments: Mapping[str, Any] | None = None
 
@@ -86,33 +94,40 @@ class Call(msgspec.Struct, eq=False):
 
     def excluding(self, endpoint: Endpoint, *, last_resort: bool = False) -> Call:
         """The same call, never to be sent to ``endpoint`` again; ``last_resort`` when that was an ejected one."""
-        again = self.__copy__()
+        again = self.alike()
         again.tried, again.last_resorts = (*self.tried, endpoint), self.last_resorts + last_resort
-        if self.closers is None:
-            self.closers = []
-        again.closers = self.closers  # one list: what is handed to either is released with the call
         return again
 
-    def hastened(self, now: float) -> Call:
-        """The same call with no time-out beyond what its deadline leaves at monotonic time ``now``. Raises
-        :class:`~meshlib.errors.DeadlineExceeded` when that is nothing."""
-        if self.deadline is None:
-            return self
-        left = self.deadline - now
-        if left <= 0:
-            raise DeadlineExceeded(f"{self.method} {self.target}: no time is left", service=self.target,
-                                   tried=tried_instances(self.tried))  # fmt: skip
-        again = self.__copy__()
-        limits = self.extensions.get("timeout") or {}
-        again.extensions = {**self.extensions, "timeout": {
-            name: left if limit is None else min(left, limit) for name, limit in limits.items()
-        }}  # fmt: skip
-        return again
+    def alike(self) -> Call:
+        """A copy to change something in. What is handed to either to release is released with the call."""
+        if self.closers is None:
+            self.closers = []
+        return self.__copy__()
+
+    def apart(self, visited: list[Endpoint]) -> Call:
+        """The copy that a layer which repeats gives to what is below it, once per attempt: with closers of its own, so that
+        what a failed attempt holds is released with :meth:`close` when it is over. What the last one holds is handed to the
+        call (:meth:`adopt`)."""
+        attempt = self.__copy__()
+        attempt.visited, attempt.closers = visited, None
+        return attempt
+
+    def adopt(self, attempt: Call) -> None:
+        """The answer to ``attempt`` is the call's: hold what it holds until that is closed."""
+        if attempt.closers:
+            self.on_close(attempt.close)
 
     @property
     def idempotent(self) -> bool:
-        """True when it may be repeated after bytes of it were sent."""
-        return self.method in IDEMPOTENT and self.replayable
+        """True when it may be repeated after bytes of it were sent: by its method, or because it has a key by which the
+        provider will know it again."""
+        return self.replayable and (self.method in IDEMPOTENT or self.keyed)
+
+    @property
+    def keyed(self) -> bool:
+        """True when it has an ``Idempotency-Key``."""
+        wanted = IDEMPOTENCY_KEY.lower()
+        return any(name.lower() == wanted for name, _ in self.headers)
 
     def on_close(self, release: Callable[[], object]) -> None:
         """Have ``release`` called once: when the body of the answer is closed, or when the call ends without one.
@@ -246,7 +261,7 @@ def run(proceed: Next, call: Call, sender: Sender, *, sleep: Callable[[float], N
     except StopIteration as done:
         if answers and (len(answers) > 1 or answers[0] is not done.value):
             _drop(answers, sender, done.value)
-        if call.closers is not None:
+        if call.closers:
             sender.hold(done.value, call)
         return done.value
     except BaseException:
@@ -384,8 +399,13 @@ async def arun(proceed: Next, call: Call, sender: AsyncSender) -> Any:
                 effect = flow.send(answer)
     except StopIteration as done:
         if answers and (len(answers) > 1 or answers[0] is not done.value):
-            await _adrop(answers, sender, done.value)
-        if call.closers is not None:
+            try:
+                await _adrop(answers, sender, done.value)
+            except BaseException:  # cancelled: nobody gets the answer
+                call.close()
+                await _adrop([each for each in answers if each is done.value], sender)
+                raise
+        if call.closers:
             sender.hold(done.value, call)
         return done.value
     except BaseException:
@@ -406,7 +426,23 @@ async def _asend(call: Call, sender: AsyncSender) -> Any:
 
 
 async def _arace(race: Race, sender: AsyncSender) -> Any:
-    calls, running = iter(race.calls), set[asyncio.Task[Any]]()
+    running = set[asyncio.Task[Any]]()
+    try:
+        winner = await _awinner(race, sender, running)
+    except BaseException:
+        await _lose(running, sender)
+        raise
+    try:
+        await _lose(running, sender)
+    except BaseException:  # cancelled: nobody gets the answer
+        await sender.drop(winner)
+        raise
+    return winner
+
+
+async def _awinner(race: Race, sender: AsyncSender, running: set[asyncio.Task[Any]]) -> Any:
+    """The first answer; ``running`` has the tasks whose answers, if they come to any, are to be dropped."""
+    calls = iter(race.calls)
     failure: BaseException | None = None
     winner: asyncio.Task[Any] | None = None
     try:
@@ -418,8 +454,9 @@ async def _arace(race: Race, sender: AsyncSender) -> Any:
                 assert failure is not None, "a race without calls"
                 raise failure
             timeout = None if call is None else race.delay
-            done, running = await asyncio.wait(running, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(running, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
+                running.discard(task)
                 if task.cancelled() or task.exception() is not None:
                     failure = asyncio.CancelledError() if task.cancelled() else task.exception()
                 elif winner is None:
@@ -429,17 +466,22 @@ async def _arace(race: Race, sender: AsyncSender) -> Any:
         return winner.result()
     finally:
         failure = None  # its traceback leads here: no cycle
-        await _lose(running, sender)
 
 
 async def _lose(tasks: set[asyncio.Task[Any]], sender: AsyncSender) -> None:
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)
-    for task in tasks:
-        if not task.cancelled() and task.exception() is None:
-            await sender.drop(task.result())
+    """Cancel ``tasks`` and close what they have come to. A cancellation meanwhile is passed on after that, and at once to
+    those that take their time over theirs."""
+    cancelled = False
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
+            task.cancel()
+        try:
+            await asyncio.wait(pending)
+        except asyncio.CancelledError:
+            cancelled = True
+    await _adrop([task.result() for task in tasks if not task.cancelled() and task.exception() is None], sender)
+    if cancelled:
+        raise asyncio.CancelledError
 
 
 async def _aperform(effect: Effect, sender: AsyncSender, answers: list[Any]) -> Any:
@@ -457,9 +499,10 @@ async def _aperform(effect: Effect, sender: AsyncSender, answers: list[Any]) -> 
 
 
 async def _adrop(answers: list[Any], sender: AsyncSender, keep: Any = None) -> None:
-    for answer in answers:
-        if answer is not keep:
-            await sender.drop(answer)
+    async with AsyncExitStack() as stack:  # each, also if closing another fails or is cancelled
+        for answer in answers:
+            if answer is not keep:
+                stack.push_async_callback(sender.drop, answer)
 
 
 async def _await(effect: Wait) -> bool:

@@ -37,7 +37,7 @@ from meshlib.flow import Next
 from meshlib.lifecycle import Registration
 from meshlib.model import ServiceUrl, Snapshot
 from meshlib.mounts import AsyncMeshClient, AsyncMeshTransport, MeshClient, MeshTransport
-from meshlib.policies.base import Policy, Site, checked, overlaid
+from meshlib.policies.base import Commons, Policy, Site, checked, overlaid
 from meshlib.settings import Settings
 from meshlib.transport import AsyncEngine, Engine, MakeAsyncTransport, MakeTransport
 from meshlib.worker import Worker
@@ -70,7 +70,7 @@ class Mesh:
         async_transport: MakeAsyncTransport | None = None,
     ) -> None:
         self.settings = settings or Settings.load()
-        self.events = Events()
+        self.events, self._commons = Events(), Commons()
         self.in_flight = server.InFlight()
         self._engine = Engine(self.settings, transport)
         self._async_engine = AsyncEngine(self.settings, async_transport)
@@ -122,16 +122,18 @@ class Mesh:
         """A plain ``httpx2.Client`` whose relative URLs go to the service ``name``, to the instances that ``picker`` chooses
         (default ``MESH_PICKER``), governed by ``policies``; ``options`` are the client's."""
         target = ServiceUrl.parse(name, namespace=self.settings.namespace)
-        transport = self.transport(target, picker=picker, policies=policies)
-        return MeshClient(transport=transport, **self._options(target, options))
+        given = checked(policies, "policies")
+        transport = self.transport(target, picker=picker, policies=given)
+        return MeshClient(transport=transport, **self._options(target, given, options))
 
     def ahttp(
         self, name: str | ServiceUrl, *, picker: str | Picker | None = None, policies: Iterable[Policy] = (), **options: Any
     ) -> httpx2.AsyncClient:
         """The same as a plain ``httpx2.AsyncClient``."""
         target = ServiceUrl.parse(name, namespace=self.settings.namespace)
-        transport = self.atransport(target, picker=picker, policies=policies)
-        return AsyncMeshClient(transport=transport, **self._options(target, options))
+        given = checked(policies, "policies")
+        transport = self.atransport(target, picker=picker, policies=given)
+        return AsyncMeshClient(transport=transport, **self._options(target, given, options))
 
     def transport(
         self, name: str | ServiceUrl | None = None, *, picker: str | Picker | None = None, policies: Iterable[Policy] = ()
@@ -193,12 +195,13 @@ class Mesh:
         return lifecycle.listen(self.settings, port, backlog=backlog)
 
     def wsgi(self, app: server.WsgiApp) -> server.WsgiApp:
-        """``app`` as a provider: its requests are counted, so that closing a registration waits for them."""
-        return server.wsgi(app, self.in_flight)
+        """``app`` as a provider: its requests are counted, so that closing a registration waits for them, and their deadlines
+        bound the calls made for them."""
+        return server.wsgi(server.timed_wsgi(app), self.in_flight)
 
     def asgi(self, app: server.AsgiApp) -> server.AsgiApp:
         """The same for ASGI; when the server tells its lifespan's end, registrations are closed."""
-        return server.asgi(app, self.in_flight, self._stopped)
+        return server.asgi(server.timed_asgi(app), self.in_flight, self._stopped)
 
     # -- lifecycle
 
@@ -241,8 +244,10 @@ class Mesh:
 
     # -- wiring
 
-    def _options(self, target: ServiceUrl, options: dict[str, Any]) -> dict[str, Any]:
-        timeout = httpx2.Timeout(self.settings.timeout, connect=self.settings.connect_timeout)
+    def _options(self, target: ServiceUrl, policies: Iterable[Policy], options: dict[str, Any]) -> dict[str, Any]:
+        # A timeout among the policies stands in place of the default; the client's own, which it may narrow, is not known.
+        timed = any(policy.kind == "timeout" for policy in policies)
+        timeout = httpx2.Timeout(None if timed else self.settings.timeout, connect=self.settings.connect_timeout)
         return {"base_url": f"http://{target.name}", "timeout": timeout, "trust_env": False, **options}
 
     def _stacks(
@@ -265,7 +270,7 @@ class Mesh:
         return lambda host: known.get(host) or stack_of(host)
 
     def _site(self, target: ServiceUrl, method: str = "") -> Site:
-        return Site(service=str(target.name), method=method, events=self.events)
+        return Site(service=str(target.name), method=method, events=self.events, commons=self._commons)
 
     def _innermost(self, target: ServiceUrl, picker: Picker | None) -> Next:
         return innermost(self._view(target), picker or self._default_picker, self._here)
@@ -351,6 +356,7 @@ class Mesh:
         """In a child process: whatever threads and sockets the parent has are its own; the rest is kept."""
         self._pid = os.getpid()
         self._lock = threading.Lock()
+        self._commons.forked()
         self._worker.forked()
         self._engine.forked()
         self._async_engine.forked()

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import httpx2
 
 from meshlib.client.stack import Stack
+from meshlib.deadline import inherited
 from meshlib.errors import AttemptTimeout, CallError, ConnectFailed, ConnectionLost, DeadlineExceeded, NoInstances
 from meshlib.flow import AsyncSender, Call, RawHeaders, Sender, arun, run
 from meshlib.model import Instance, ServiceUrl
@@ -72,7 +73,7 @@ def call_of(request: Any, target: ServiceUrl) -> Call:
     replayable = isinstance(stream, httpx2.ByteStream)
     if not replayable and not isinstance(stream, (httpx2.SyncByteStream, httpx2.AsyncByteStream)):
         replayable, stream = type(stream).__name__ == "ByteStream", Adapted(stream)
-    return Call(target, request.method, url.raw_path, headers, stream, replayable, request.extensions)
+    return Call(target, request.method, url.raw_path, headers, stream, replayable, request.extensions, inherited())
 
 
 def _put_host_first(headers: RawHeaders, netloc: bytes) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 from meshlib.errors import AttemptTimeout, ConnectFailed, ConnectionLost
 
@@ -22,8 +24,8 @@ class Outcome(Enum):
 
 
 def of_answer(response: Any) -> Outcome:
-    """What an answer says."""
-    status = response.status_code
+    """What an answer says; a plain value, which a function returned, is one."""
+    status = getattr(response, "status_code", 0)
     if status == 429 or (status == 503 and "retry-after" in response.headers):
         return Outcome.PUSHBACK
     return Outcome.FAILED if status >= 500 else Outcome.ANSWERED
@@ -34,3 +36,22 @@ def of_error(problem: BaseException) -> Outcome:
     if isinstance(problem, (ConnectFailed, ConnectionLost)):
         return Outcome.FAILED
     return Outcome.FAILED if isinstance(problem, AttemptTimeout) and not problem.unsent else Outcome.NOTHING
+
+
+def retry_after(response: Any, *, wall: Callable[[], float] = time.time) -> float | None:
+    """The seconds after which an answer says to come again (``Retry-After``, as seconds or as a date), None when it does not
+    say."""
+    text = response.headers.get("retry-after", "").strip()
+    if text.isascii() and text.isdigit():
+        return min(float(text[:12]), _YEAR)
+    if not text:
+        return None
+    from email.utils import parsedate_to_datetime  # noqa: PLC0415 - rare
+
+    try:
+        return min(max(0.0, parsedate_to_datetime(text).timestamp() - wall()), _YEAR)
+    except (ValueError, OverflowError):
+        return None
+
+
+_YEAR: Final = 366 * 86_400.0

@@ -1,13 +1,17 @@
 """The provider's side, as one WSGI and one ASGI middleware: counts requests in flight, so that a stop can wait for them.
-While draining, the ASGI one sends keep-alive clients elsewhere; it also hears of the server's start and end."""
+While draining, the ASGI one sends keep-alive clients elsewhere; it also hears of the server's start and end. What is done
+for a request ends by its deadline."""
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
+
+from meshlib import deadline
 
 StartResponse: TypeAlias = Callable[..., Any]
 WsgiApp: TypeAlias = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
@@ -71,7 +75,7 @@ class InFlight:
 class _Body:
     """A WSGI answer that ends its request when the server closes it."""
 
-    def __init__(self, body: Iterable[bytes], end: Callable[[], None]) -> None:
+    def __init__(self, body: Iterable[bytes], end: Callable[[], object]) -> None:
         self._body, self._end = body, end
 
     def __iter__(self) -> Iterator[bytes]:
@@ -163,3 +167,55 @@ class _Lifespan:
         await self._send(message)
         if message["type"] == "lifespan.startup.complete":
             self._in_flight.serving()
+
+
+# -- deadlines: what a request leaves of its caller's time
+
+_ENVIRON: Final = "HTTP_" + deadline.HEADER.upper().replace("-", "_")
+_FIELD: Final = deadline.HEADER.lower().encode("ascii")
+_TOO_LATE: Final = json.dumps({
+    "type": "about:blank", "title": "Gateway Timeout", "status": 504, "detail": "the deadline of the request has passed",
+}).encode()  # fmt: skip
+_PROBLEM: Final = "application/problem+json"  # RFC 9457
+
+
+def timed_wsgi(app: WsgiApp) -> WsgiApp:
+    """``app``, in which calls (and the making of the body) are bound by the deadline that a request brings in its header
+    ``X-Mesh-Deadline``; a request whose time is over is answered with 504 and a problem document."""
+
+    def wrapped(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        left = deadline.seconds_of(environ.get(_ENVIRON, ""))
+        if left == 0:
+            start_response("504 Gateway Timeout", [("Content-Type", _PROBLEM), ("Content-Length", str(len(_TOO_LATE)))])
+            return [_TOO_LATE]
+        # Set even when it is none: a thread serves one request after the other, and a body may not have been closed.
+        before = deadline.enter(None if left is None else time.monotonic() + left)
+        try:
+            body = app(environ, start_response)
+        except BaseException:
+            deadline.enter(before)
+            raise
+        return _Body(body, lambda: deadline.enter(before))
+
+    return wrapped
+
+
+def timed_asgi(app: AsgiApp) -> AsgiApp:
+    """The same for ASGI. Tasks that the app begins inherit the deadline: ``meshlib.until(None)`` frees those that outlive the
+    request."""
+
+    async def wrapped(scope: MutableMapping[str, Any], receive: Receive, send: SendMessage) -> None:
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        found = b",".join(value for name, value in scope.get("headers", ()) if name == _FIELD)
+        left = deadline.seconds_of(found.decode("latin-1"))
+        if left == 0:
+            headers = [(b"content-type", _PROBLEM.encode()), (b"content-length", str(len(_TOO_LATE)).encode())]
+            await send({"type": "http.response.start", "status": 504, "headers": headers})
+            await send({"type": "http.response.body", "body": _TOO_LATE})
+            return
+        with deadline.until(None if left is None else time.monotonic() + left):
+            await app(scope, receive, send)
+
+    return wrapped

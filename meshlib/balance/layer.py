@@ -12,7 +12,8 @@ from meshlib.balance.fleet import Fleet
 from meshlib.balance.pickers import Choose, Picker
 from meshlib.balance.pickers.plain import round_robin
 from meshlib.balance.tiers import NOWHERE, Here, Pool, Tiers
-from meshlib.errors import AttemptError, AttemptTimeout, ConnectFailed, ConnectionLost, NoInstances
+from meshlib.deadline import bounded, of_attempt
+from meshlib.errors import AttemptError, AttemptTimeout, ConnectFailed, ConnectionLost, DeadlineExceeded, NoInstances
 from meshlib.flow import Call, Flow, Next, Wait, tried_instances
 from meshlib.outcome import Outcome, of_answer, of_error
 
@@ -62,15 +63,22 @@ class Balance:
             yield self._within_deadline(wait, call)
         endpoint = self.pick(call)
         start = self._clock()
-        attempt = (call if wait is None else call.hastened(start)).to(endpoint)
+        unlimited = call.deadline is None and call.attempt_timeout is None
+        attempt = (call if unlimited else bounded(call, start)).to(endpoint)
         last_resort = endpoint.ejected is not None
+        if call.visited is not None:
+            call.visited.append(endpoint)
         try:
             response = yield from proceed(attempt)
         except AttemptError as failure:
-            failure.endpoint, failure.last_resort = endpoint, last_resort
-            self._failed(endpoint, failure, start)
+            self._failed(endpoint, failure, start, last_resort=last_resort)
             attempt.close()
             raise
+        except DeadlineExceeded as late:
+            attempt.close()
+            if attempt.deadline == call.deadline:
+                raise
+            raise self._failed(endpoint, of_attempt(late), start, last_resort=last_resort) from late
         except BaseException:
             attempt.close()  # a layer below may have refused before anything was sent
             raise
@@ -88,12 +96,14 @@ class Balance:
             self._observe(endpoint, now - start, outcome, now)
         return now - start
 
-    def _failed(self, endpoint: Endpoint, failure: AttemptError, start: float) -> None:
+    def _failed(self, endpoint: Endpoint, failure: AttemptError, start: float, *, last_resort: bool) -> AttemptError:
+        failure.endpoint, failure.last_resort = endpoint, last_resort
         seconds = self._told(endpoint, start, of_error(failure))
         if isinstance(failure, (ConnectFailed, ConnectionLost)):
             self.source.fleet.eject(endpoint)
         elif isinstance(failure, AttemptTimeout) and not failure.unsent:
             self.source.fleet.hung(endpoint, seconds)
+        return failure
 
     def _within_deadline(self, wait: Wait, call: Call) -> Wait:
         if call.deadline is None:
@@ -106,6 +116,8 @@ class Balance:
             return self._exactly(call)
         if call.tried:
             return self._another(call)
+        if call.visited:
+            return self._elsewhere(call, call.visited)
         return self.choose(call)
 
     def prepare(self) -> None:
@@ -123,13 +135,24 @@ class Balance:
             log.exception("the picker %r failed for %s: round robin instead", self.picker, self.source.fleet.service)
             return round_robin(pool)
 
+    def _elsewhere(self, call: Call, visited: list[Endpoint]) -> Endpoint:
+        """For a call that is repeated: one that it was not at, else one that it was not at just now, else any. An answer may
+        have brought it here, so nobody is called who would not be called otherwise."""
+        tiers = self.source.fleet.tiers
+        for avoided in (visited[:], visited[-1:]):
+            left = tuple(endpoint for endpoint in tiers.usable if endpoint not in avoided)
+            if left:
+                return self._chooser(left, tiers)(call)
+        return self.choose(call)
+
     def _another(self, call: Call) -> Endpoint:
         tiers = self.source.fleet.tiers
         last = tiers.ejected if call.last_resorts < LAST_RESORTS else ()
         for tier in (tiers.prime, tiers.reserve, tiers.outliers, last):
             left = tuple(endpoint for endpoint in tier if endpoint not in call.tried)
             if left:
-                return self._chooser(left, tiers)(call)
+                fresh = tuple(endpoint for endpoint in left if endpoint not in (call.visited or ()))
+                return self._chooser(fresh or left, tiers)(call)
         raise NoInstances(f"{call.target}: no instance is left untried", service=call.target, tried=tried_instances(call.tried))
 
     def _exactly(self, call: Call) -> Endpoint:

@@ -132,7 +132,8 @@ def service_client(
 ) -> Callable[[C], C]:
     """Declare that the methods of a Protocol call the service ``name``.
 
-    ``timeout`` is the budget of one call in seconds, failover to other instances included (default ``MESH_TIMEOUT``); a
+    ``timeout`` is the budget of one call in seconds, failover to other instances included (default ``MESH_TIMEOUT``; a
+    ``timeout`` among the policies stands in its place, and the deadline of a request that is served is never exceeded); a
     blocking call looks at it between two reads, so a provider that trickles the head of its answer may overrun it;
     ``picker`` chooses instances, by name or as an object (default ``MESH_PICKER``); ``headers`` are sent with every call;
     ``policies`` govern every method that has none of the same kind. The class stays as it is: fakes and type checkers see a

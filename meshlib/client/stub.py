@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import httpx2
 
@@ -16,9 +15,11 @@ from meshlib.client.decode import accepts, answer_of, decoder, from_json, is_raw
 from meshlib.client.encode import Encoder
 from meshlib.client.stack import Stack
 from meshlib.client.types import stream_item
+from meshlib.deadline import earlier, inherited
 from meshlib.errors import BODY_EXCERPT, ConfigError, DecodeError, StatusError, status_error_type
 from meshlib.flow import AsyncSender, Call, Sender, arun, run
 from meshlib.model import ServiceUrl
+from meshlib.outcome import retry_after
 from meshlib.policies.base import POLICIES, overlaid
 from meshlib.transport import BUFFER, INSTANCE
 
@@ -29,7 +30,9 @@ class Operation:
     def __init__(self, method: Method, declaration: Declaration, stack: Stack, timeout: float, connect: float) -> None:
         self.method, self.target, self.stack = method, declaration.target, stack
         where = stack.site.method
-        self.timeout, self._connect = timeout, min(connect, timeout)
+        self._timeout = timeout
+        # None: whatever the deadline leaves, which the balancer fills in for each attempt.
+        self._limits = {"connect": connect, "read": None, "write": None, "pool": connect}
         item = stream_item(method.returns)
         self.items = None if item is None else Items(where, item)
         self._raw = is_raw(method.returns)
@@ -40,13 +43,15 @@ class Operation:
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any], clock: Callable[[], float]) -> Call:
         """The call that these arguments ask for."""
         target, headers, body, replayable, arguments = self._encode(args, kwargs)
-        left = self.timeout
-        extensions: dict[str, Any] = {"timeout": {"connect": self._connect, "read": left, "write": left, "pool": self._connect}}
+        now = clock()
+        extensions: dict[str, Any] = {"timeout": self._limits}
         if self.items is None:
             extensions[BUFFER] = True
+        if self._raw:
+            extensions[BEGUN] = now
         return Call(
             self.target, self.method.verb, target, headers=headers, body=body, replayable=replayable,
-            extensions=extensions, deadline=clock() + left, arguments=arguments,
+            extensions=extensions, deadline=earlier(now + self._timeout, inherited()), arguments=arguments,
         )  # fmt: skip
 
     def result(self, response: httpx2.Response, call: Call, clock: Callable[[], float]) -> Any:
@@ -55,7 +60,7 @@ class Operation:
         try:
             body = response.read()
             if self._raw:
-                response.elapsed = timedelta(seconds=clock() - (call.deadline or 0.0) + self.timeout)
+                response.elapsed = timedelta(seconds=clock() - call.extensions[BEGUN])
             elif response.status_code >= _FIRST_ERROR:
                 raise status_error(response, body, call)
             return self._decode(response)
@@ -71,6 +76,9 @@ class Operation:
 
 
 _FIRST_ERROR = 300
+
+BEGUN: Final = "meshlib.begun"
+"""Request extension: the monotonic time at which the call began."""
 
 
 def _instance(response: httpx2.Response) -> Any:
@@ -90,26 +98,9 @@ def status_error(response: httpx2.Response, body: bytes, call: Call) -> StatusEr
     said = " ".join("".join(one if one.isprintable() else " " for one in body[:200].decode("utf-8", "replace")).split())
     return status_error_type(status)(
         f"{call.method} {call.target}{where_of(call)}{where} answered {status}" + (f": {said}" if said else ""),
-        status=status, body=body, headers=response.headers, retry_after=_retry_after(response),
+        status=status, body=body, headers=response.headers, retry_after=retry_after(response),
         service=call.target, instance=instance,
     )  # fmt: skip
-
-
-def _retry_after(response: httpx2.Response) -> float | None:
-    text = response.headers.get("retry-after", "").strip()
-    if text.isascii() and text.isdigit():
-        return min(float(text[:12]), _YEAR)
-    if not text:
-        return None
-    from email.utils import parsedate_to_datetime  # noqa: PLC0415 - rare
-
-    try:
-        return min(max(0.0, parsedate_to_datetime(text).timestamp() - time.time()), _YEAR)
-    except (ValueError, OverflowError):
-        return None
-
-
-_YEAR = 366 * 86_400.0
 
 
 MAX_ITEM = 16 * 1024 * 1024

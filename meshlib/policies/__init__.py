@@ -1,1 +1,8 @@
-"""Layers that decide how a call is made: failover now; the other policies stand beside it."""
+"""Layers that decide how a call is made, and the rules that make them."""
+
+from meshlib.policies.budget import RetryBudget
+from meshlib.policies.hedge import hedge
+from meshlib.policies.retry import retry
+from meshlib.policies.timeout import timeout
+
+__all__ = ["RetryBudget", "hedge", "retry", "timeout"]

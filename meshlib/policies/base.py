@@ -7,9 +7,11 @@ it keeps there. So one object may stand on many functions, and be compared, prin
 from __future__ import annotations
 
 import random
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import weakref
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 from meshlib.errors import ConfigError
@@ -22,13 +24,34 @@ POLICIES = "__mesh_policies__"
 """Attribute of a declared method or class with the policies put on it, outermost first."""
 
 
+class Commons:
+    """State that layers of several sites share, each made once and kept as long as one of them holds it."""
+
+    def __init__(self) -> None:
+        self._known: weakref.WeakValueDictionary[Hashable, Any] = weakref.WeakValueDictionary()
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What stands under ``key``, made now if it is not there."""
+        with self._lock:
+            found: T | None = self._known.get(key)
+            if found is None:
+                found = self._known[key] = make()
+            return found
+
+    def forked(self) -> None:
+        """In a child process: a thread of the parent may have held the lock."""
+        self._lock = threading.Lock()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
     """Where a policy stands, and what it may use there.
 
     ``service`` and ``method`` name it (a function's module and qualified name; a provider's own service and route);
     ``clock`` is monotonic, ``wall`` seconds since the epoch, ``uniform`` a random number from 0 to 1; ``instances`` tells how
-    many live instances share a quota (1 where nobody knows).
+    many live instances share a quota (1 where nobody knows); ``commons`` has what layers share with those of other sites of
+    one mesh.
     """
 
     service: str = ""
@@ -38,6 +61,7 @@ class Site:
     wall: Callable[[], float] = time.time
     uniform: Callable[[], float] = random.random
     instances: Callable[[], int] = lambda: 1
+    commons: Commons = field(default_factory=Commons, compare=False)
 
     def emit(self, kind: str, **detail: Any) -> None:
         """Say that something happened here."""

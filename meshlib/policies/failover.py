@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 from meshlib.errors import AttemptError, ConnectionLost, DeadlineExceeded, NoInstances
 from meshlib.flow import Call, Flow, Next, tried_instances
 
@@ -13,11 +10,9 @@ class Failover:
     """A connection that failed before a byte was sent sends any call to the next instance, at once and until none is left
     untried; one that broke under a call sends an idempotent call there, once.
 
-    This is not the retry policy: it never waits, and answers of whatever status are answers to it.
+    This is not the retry policy: it never waits, and answers of whatever status are answers to it. Where one stands above
+    (or a hedge), what was sent is for that to repeat: it counts, and both would multiply.
     """
-
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
 
     def __call__(self, call: Call, proceed: Next) -> Flow:
         failure: AttemptError | None = None
@@ -30,6 +25,11 @@ class Failover:
                     if failure is None:
                         raise
                     break
+                except DeadlineExceeded as late:
+                    if failure is None:
+                        raise
+                    late.instance = failure.instance
+                    raise late from failure
                 except AttemptError as error:
                     failure = error
                     if error.endpoint is None:
@@ -38,18 +38,11 @@ class Failover:
                     if not (error.unsent or (_repeatable(call, error) and not resent)):
                         raise
                     resent = resent or not error.unsent
-                    call = self._elsewhere(call, error)
+                    call = call.excluding(error.endpoint, last_resort=error.last_resort)
             raise failure  # what the caller has to know is how the last instance failed, not that nobody is left
         finally:
             failure = None  # its traceback leads here: no cycle
 
-    def _elsewhere(self, call: Call, error: AttemptError) -> Call:
-        try:
-            return call.excluding(error.endpoint, last_resort=error.last_resort).hastened(self._clock())
-        except DeadlineExceeded as late:
-            late.instance = error.instance
-            raise late from error
-
 
 def _repeatable(call: Call, error: AttemptError) -> bool:
-    return isinstance(error, ConnectionLost) and call.idempotent
+    return isinstance(error, ConnectionLost) and call.idempotent and call.visited is None

@@ -5,14 +5,17 @@ Decorators of one function make one flow, in the order in which they are written
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
-from meshlib.errors import ConfigError
-from meshlib.flow import Call, Next, arun, compose, run
+from meshlib.deadline import earlier, of_attempt, until
+from meshlib.errors import CallError, ConfigError, DeadlineExceeded
+from meshlib.flow import FUNCTION, Call, Next, arun, compose, run
 from meshlib.model import ServiceUrl
 from meshlib.policies.base import POLICIES, Policy, Site
 
@@ -56,7 +59,7 @@ def _wrapper(function: Callable[..., Any], proceed: Next) -> Callable[..., Any]:
     target = ServiceUrl(getattr(function, "__qualname__", "function"))
 
     def call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-        return Call(target, "CALL", b"", body=(args, kwargs))
+        return Call(target, FUNCTION, b"", body=(args, kwargs))
 
     if inspect.isasyncgenfunction(function):
 
@@ -112,9 +115,12 @@ class _Sender:
 
     def send(self, call: Call) -> Any:
         args, kwargs = call.body
-        return self._function(*args, **kwargs)
+        if call.deadline is None and call.attempt_timeout is None:
+            return self._function(*args, **kwargs)
+        with until(_end(call)):
+            return self._function(*args, **kwargs)
 
-    def hold(self, _response: Any, call: Call) -> None:
+    def hold(self, response: Any, call: Call) -> None:  # noqa: ARG002
         call.close()
 
     def drop(self, response: Any) -> None:
@@ -124,10 +130,36 @@ class _Sender:
 class _AsyncSender(_Sender):
     async def send(self, call: Call) -> Any:
         args, kwargs = call.body
-        return await self._function(*args, **kwargs)
+        if call.deadline is None and call.attempt_timeout is None:
+            return await self._function(*args, **kwargs)
+        end = _end(call)
+        scope = asyncio.timeout(end - time.monotonic())
+        try:
+            async with scope:
+                with until(end):
+                    return await self._function(*args, **kwargs)
+        except TimeoutError as problem:
+            if not scope.expired():
+                raise  # the function's own
+            raise _late(call, end) from problem
 
     async def drop(self, response: Any) -> None:  # type: ignore[override]
         """A value needs no closing."""
+
+
+def _end(call: Call) -> float:
+    """When a function has to be done, which has a deadline or a limit. Raises :class:`DeadlineExceeded` when that is over."""
+    now = time.monotonic()
+    end = earlier(call.deadline, None if call.attempt_timeout is None else now + call.attempt_timeout)
+    assert end is not None
+    if end <= now:
+        raise DeadlineExceeded(f"{call.target}: no time is left", service=call.target)
+    return end
+
+
+def _late(call: Call, end: float) -> CallError:
+    late = DeadlineExceeded(f"{call.target}: ended, for its time is up", service=call.target)
+    return late if end == call.deadline else of_attempt(late)
 
 
 class _Held(_Sender):

@@ -128,29 +128,43 @@ class _Stage:
 
     def _race(self, race: Race) -> Any:
         """One after the other on the clock of each, as if side by side: who is done first has won."""
-        started, winner, failure = self._clock(), None, None
-        ends: list[float] = []
-        for call in race.calls:
+        calls, started = iter(race.calls), self._clock()
+        ends: list[tuple[float, Any, BaseException | None]] = []
+        while True:
             if ends:
-                started = started + race.delay if winner is not None else min(started + race.delay, max(ends))
-            if winner is not None and winner[0] <= started:
-                break
+                started = min([started + race.delay, *self._settled(ends)])
             self._clock.now = started
-            result, error = self.perform(race.proceed, call)
-            ends.append(self._clock())
-            failure = error
-            if error is None:
-                self._answers.append(result)
-                if winner is None or self._clock() < winner[0]:
-                    winner = (self._clock(), result)
-        if winner is None:
-            self._clock.now = max(ends)
-            assert failure is not None, "a race without calls"
+            if any(error is None and end <= started for end, _, error in ends):
+                break
+            call = next(calls, None)  # as the other shells: asked for when it is to begin
+            if call is None:
+                break
+            result, error = self._aside(race.proceed, call)
+            ends.append((self._clock(), result, error))
+        assert ends, "a race without calls"
+        good = [each for each in ends if each[2] is None]
+        end, winner, failure = min(good or ends[-1:], key=lambda each: each[0])
+        self._clock.now = max(each[0] for each in ends) if failure else end
+        for _, loser, _ in good:
+            if loser is not winner and isinstance(loser, Reply):
+                loser.close()
+        if failure is not None:
             raise failure
-        self._clock.now = winner[0]
-        for loser in [each for each in self._answers if each is not winner[1]]:
-            loser.close()
-        return winner[1]
+        self._answers.append(winner)
+        return winner
+
+    @staticmethod
+    def _settled(ends: list[tuple[float, Any, BaseException | None]]) -> list[float]:
+        """When all that were begun have failed, if they have."""
+        return [] if any(error is None for _, _, error in ends) else [max(end for end, _, _ in ends)]
+
+    def _aside(self, proceed: Any, call: Call) -> tuple[Any, BaseException | None]:
+        """Perform ``call`` with answers of its own."""
+        outer, self._answers = self._answers, []
+        try:
+            return self.perform(proceed, call)
+        finally:
+            self._answers = outer
 
     def _send(self, call: Call) -> Any:
         self.sent.append(call)

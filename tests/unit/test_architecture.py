@@ -23,12 +23,13 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "model": {"errors"},
     "flow": FACTS,
+    "deadline": FLOW,
     "outcome": {"errors"},
     "text": set(),
     "events": set(),
     "keys": FLOW | {"text"},
-    "policies": FLOW | {"events", "keys", "outcome"},
-    "balance": FLOW | {"keys", "outcome"},
+    "policies": FLOW | {"deadline", "events", "keys", "outcome"},
+    "balance": FLOW | {"deadline", "keys", "outcome"},
     "security": FLOW,
     "values": FACTS | {"security"},
     "settings": FACTS | {"values", "security"},
@@ -40,9 +41,9 @@ ALLOWED: dict[str, set[str]] = {
     "discovery": SETTINGS | {"backends", "files", "threads"} | {"balance", "flow"},
     "addressing": SETTINGS | {"flow", "balance"},
     "transport": SETTINGS | {"addressing", "flow", "balance"},
-    "client": SETTINGS | {"events", "flow", "balance", "policies", "text", "transport"},
-    "mounts": SETTINGS | {"flow", "balance", "client", "policies", "transport"},
-    "server": FLOW | {"security", "policies"},
+    "client": SETTINGS | {"deadline", "events", "flow", "balance", "outcome", "policies", "text", "transport"},
+    "mounts": SETTINGS | {"deadline", "flow", "balance", "client", "policies", "transport"},
+    "server": FLOW | {"deadline", "security", "policies"},
     "testing": FLOW,
     "lifecycle": SETTINGS | {"discovery", "server", "worker"},
     "mesh": SETTINGS
@@ -129,9 +130,9 @@ def test_the_negative_control(tmp_path: Path) -> None:
 PUBLIC = """
 AttemptError AttemptTimeout BadRequest Body CallError CasConflict ClientError ConfigError Conflict ConnectFailed ConnectionLost
 DeadlineExceeded DecodeError Forbidden GatewayTimeout Header Instance InvalidAnswer Mesh MeshError MissingExtra NoInstances
-NotFound Path PortInUse Query Registration RegistryDenied RegistryError RegistryUnavailable RegistryUrl ServerError
+NotFound Path PortInUse Query Registration RegistryDenied RegistryError RegistryUnavailable RegistryUrl RetryBudget ServerError
 ServiceUnavailable ServiceUrl Settings Snapshot Status StatusError StoreError TooManyRequests Unauthorized UnprocessableContent
-__version__ delete get head options patch pickers post put service_client
+__version__ delete get head hedge options patch pickers post put retry service_client time_left timeout until
 """
 
 

@@ -1,6 +1,7 @@
 """The provider's middleware counts what is in flight and sends clients elsewhere while draining."""
 
 import asyncio
+import json
 import threading
 from collections.abc import Iterator
 from io import BytesIO
@@ -9,7 +10,8 @@ from wsgiref.handlers import SimpleHandler
 
 import pytest
 
-from meshlib.server import InFlight, asgi, wsgi
+from meshlib import deadline
+from meshlib.server import InFlight, asgi, timed_asgi, timed_wsgi, wsgi
 
 
 def start_noted(said: list[Any]) -> Any:
@@ -212,3 +214,84 @@ class TestInFlight:
         flying = InFlight()
         flying.begin()
         assert not flying.wait(0.0)
+
+
+class TestDeadlines:
+    """What a request leaves of its caller's time."""
+
+    @staticmethod
+    def noting(seen: list[float | None]) -> Any:
+        def app(_environ: Any, start: Any) -> Iterator[bytes]:
+            start("200 OK", [])
+            seen.append(deadline.time_left())
+            yield b"a"
+            seen.append(deadline.time_left())
+
+        return app
+
+    @pytest.mark.parametrize(("header", "least", "most"), [("1500", 1.0, 1.5), ("9999999999", 3599.0, 3600.0)])
+    def test_the_app_and_its_body_know_it(self, header: str, least: float, most: float) -> None:
+        seen: list[float | None] = []
+        body = timed_wsgi(self.noting(seen))({"HTTP_X_MESH_DEADLINE": header}, start_noted([]))
+        list(body)
+        body.close()  # type: ignore[attr-defined]
+        assert all(left is not None and least < left <= most for left in seen), seen
+        assert deadline.time_left() is None
+
+    @pytest.mark.parametrize("environ", [{}, {"HTTP_X_MESH_DEADLINE": "soon"}])
+    def test_without_one(self, environ: dict[str, Any]) -> None:
+        seen: list[float | None] = []
+        list(timed_wsgi(self.noting(seen))(environ, start_noted([])))
+        assert seen == [None, None]
+
+    def test_a_request_before_whose_body_was_not_closed(self) -> None:
+        seen: list[float | None] = []
+        app = timed_wsgi(self.noting(seen))
+        kept = app({"HTTP_X_MESH_DEADLINE": "900"}, start_noted([]))
+        list(app({}, start_noted([])))
+        assert seen == [None, None]
+        kept.close()  # type: ignore[attr-defined]
+
+    def test_an_app_that_fails(self) -> None:
+        with pytest.raises(ZeroDivisionError):
+            timed_wsgi(lambda *_: 1 / 0)({"HTTP_X_MESH_DEADLINE": "900"}, start_noted([]))  # type: ignore[arg-type, return-value]
+        assert deadline.time_left() is None
+
+    def test_what_is_too_late_is_refused(self) -> None:
+        said: list[Any] = []
+        seen: list[float | None] = []
+        body = timed_wsgi(self.noting(seen))({"HTTP_X_MESH_DEADLINE": "0"}, start_noted(said))
+        document = json.loads(b"".join(body))
+        assert said[0][0] == "504 Gateway Timeout"
+        assert dict(said[0][1])["Content-Type"] == "application/problem+json"
+        assert (document["status"], document["title"], seen) == (504, "Gateway Timeout", [])
+
+    def test_the_same_for_asgi(self) -> None:
+        seen: list[float | None] = []
+
+        async def app(_scope: Any, _receive: Any, send: Any) -> None:
+            seen.append(deadline.time_left())
+            await send({"type": "http.response.start", "status": 200})
+
+        def ask(*headers: tuple[bytes, bytes]) -> list[Any]:
+            return asyncio.run(call_asgi(timed_asgi(app), {"type": "http", "headers": headers}))
+
+        ask((b"x-mesh-deadline", b"1500"))
+        ask()
+        ask((b"x-mesh-deadline", b"9000"), (b"x-mesh-deadline", b"200"))
+        assert seen[1] is None
+        assert 1.0 < (seen[0] or 0.0) <= 1.5
+        assert 0.0 < (seen[2] or 0.0) <= 0.2, "of several the least"
+        start, body = ask((b"x-mesh-deadline", b"0"))
+        assert (start["status"], json.loads(body["body"])["status"]) == (504, 504)
+        assert (b"content-type", b"application/problem+json") in start["headers"]
+        assert len(seen) == 3
+
+    def test_websockets_pass(self) -> None:
+        seen: list[str] = []
+
+        async def app(scope: Any, *_: Any) -> None:
+            seen.append(scope["type"])
+
+        asyncio.run(call_asgi(timed_asgi(app), {"type": "websocket", "headers": [(b"x-mesh-deadline", b"0")]}))
+        assert seen == ["websocket"]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -185,15 +187,22 @@ class TestBodies:
         assert world.idle()
 
     def test_a_body_that_trickles_beyond_the_deadline(self, shell: Play, monkeypatch: pytest.MonkeyPatch) -> None:
-        now = iter(range(100))
-        monkeypatch.setattr(transport.time, "monotonic", lambda: float(next(now)))
-        body = Dropping(*[b"."] * 50)
-        world, _ = answering(body)
-        call = get(deadline=10.0, extensions={BUFFER: True, "timeout": {"read": 60.0}})
+        start = time.monotonic()
+        now = itertools.count(start + 1.0)
+        monkeypatch.setattr(transport.time, "monotonic", lambda: next(now))
+        body, requests = Dropping(*[b"."] * 50), list[httpx2.Request]()
+
+        def handler(request: httpx2.Request) -> httpx2.Response:
+            requests.append(request)
+            return httpx2.Response(200, stream=body)
+
+        world = World(handler)
+        call = get(deadline=start + 10.0, extensions={BUFFER: True, "timeout": {"read": 60.0}})
         with pytest.raises(DeadlineExceeded) as caught:
             shell(world, call)
         assert caught.value.instance.id == "a"
-        assert call.extensions["timeout"]["read"] <= 10.0
+        assert requests[0].extensions["timeout"]["read"] <= 9.5, "what was left when the body began"
+        assert call.extensions["timeout"]["read"] == 60.0, "another attempt begins with the limits of the call"
         assert body.closed == 1
         assert world.idle()
 

@@ -33,7 +33,7 @@ class Clock:
 def play(script: Script, call: Call, *, seconds: float = 0.0, names: str = "abc") -> Any:
     clock = Clock()
     known = fleet(*names)
-    layers = [Failover(clock=clock), Balance(FakeSource(known), in_turn, clock=clock), clock.slow(seconds)]
+    layers = [Failover(), Balance(FakeSource(known), in_turn, clock=clock), clock.slow(seconds)]
     try:
         return run(compose(layers), call, script)
     finally:
@@ -46,8 +46,8 @@ TIMEOUTS = {"connect": 1.0, "read": 2.0, "write": None}
 def test_what_is_left_of_the_deadline_bounds_the_next_attempt() -> None:
     script = Script(ConnectFailed, Answer())
     play(script, call_to(deadline=102.0, extensions={"timeout": TIMEOUTS, "x": 1}), seconds=1.5)
-    assert script.calls[0].extensions["timeout"] == TIMEOUTS
-    assert script.calls[1].extensions == {"timeout": {"connect": 0.5, "read": 0.5, "write": 0.5}, "x": 1}
+    assert script.calls[0].extensions["timeout"] == {"connect": 1.0, "read": 2.0, "write": 2.0, "pool": 2.0}
+    assert script.calls[1].extensions == {"timeout": {"connect": 0.5, "read": 0.5, "write": 0.5, "pool": 0.5}, "x": 1}
 
 
 def test_no_attempt_after_the_deadline() -> None:

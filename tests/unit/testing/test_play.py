@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from meshlib.errors import ConnectFailed
-from meshlib.flow import Call, Flow, Layer, Next, Sleep, Wait, compose, run
+from meshlib.flow import Call, Flow, Layer, Next, Race, Sleep, Wait, compose, run
 from meshlib.model import ServiceUrl
 from meshlib.testing import FakeClock, Reply, play
 
@@ -190,3 +190,40 @@ def test_closing_the_reply_releases_once() -> None:
     played.result.close()
     played.result.close()
     assert journal.lines == ["unwound", "released"]
+
+
+class TestRace:
+    """On a clock of their own, as if side by side."""
+
+    @staticmethod
+    def racing(asked: list[float], clock: FakeClock, *, attempts: int = 2) -> Layer:
+        def calls() -> Any:
+            for _ in range(attempts):
+                asked.append(clock())
+                yield Call(ServiceUrl("orders"), "GET", b"/")
+
+        def layer(call: Call, proceed: Next) -> Flow:
+            return (yield Race(proceed, calls(), 1.0))
+
+        return layer
+
+    @pytest.mark.parametrize(("first", "second", "winner", "elapsed", "asked"), [
+        (0.5, 0.0, 0, 0.5, [0.0]), (3.0, 1.0, 1, 2.0, [0.0, 1.0]), (3.0, 2.5, 0, 3.0, [0.0, 1.0]),
+    ])  # fmt: skip
+    def test_rows(self, first: float, second: float, winner: int, elapsed: float, asked: list[float]) -> None:
+        clock, heard, replies = FakeClock(0.0), list[float](), [Reply(seconds=first), Reply(seconds=second)]
+        played = play([self.racing(heard, clock)], replies, clock=clock)
+        assert played.result is replies[winner]
+        assert (played.elapsed, heard) == (elapsed, asked), "a call is asked for when it is to begin"
+        assert not replies[winner].closed
+        assert replies[1 - winner].closed == (len(asked) == 2), "the loser is closed"
+
+    def test_all_fail(self) -> None:
+        def late(_call: Call) -> Reply:
+            clock.advance(0.25)
+            raise ConnectFailed("refused")
+
+        clock, heard = FakeClock(0.0), list[float]()
+        played = play([self.racing(heard, clock)], [late, late], clock=clock)
+        assert isinstance(played.error, ConnectFailed)
+        assert (played.elapsed, heard) == (0.5, [0.0, 0.25]), "the next begins as soon as the one before has failed"

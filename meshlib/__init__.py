@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         AttemptError,
         AttemptTimeout,
         BadRequest,
+        BulkheadFull,
         CallError,
         CasConflict,
         ClientError,
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
         NoInstances,
         NotFound,
         PortInUse,
+        RateLimited,
+        Refused,
         RegistryDenied,
         RegistryError,
         RegistryUnavailable,
@@ -53,6 +56,9 @@ if TYPE_CHECKING:
     from meshlib.lifecycle import Registration
     from meshlib.mesh import Mesh
     from meshlib.model import Instance, ServiceUrl, Snapshot, Status
+    from meshlib.policies.bulkhead import bulkhead
+    from meshlib.policies.keys import caller
+    from meshlib.policies.rate_limit import rate_limit
     from meshlib.settings import RegistryUrl, Settings
 
 __all__ = [
@@ -60,6 +66,7 @@ __all__ = [
     "AttemptTimeout",
     "BadRequest",
     "Body",
+    "BulkheadFull",
     "CallError",
     "CasConflict",
     "ClientError",
@@ -82,6 +89,8 @@ __all__ = [
     "Path",
     "PortInUse",
     "Query",
+    "RateLimited",
+    "Refused",
     "Registration",
     "RegistryDenied",
     "RegistryError",
@@ -99,6 +108,8 @@ __all__ = [
     "Unauthorized",
     "UnprocessableContent",
     "__version__",
+    "bulkhead",
+    "caller",
     "delete",
     "get",
     "head",
@@ -107,6 +118,7 @@ __all__ = [
     "pickers",
     "post",
     "put",
+    "rate_limit",
     "service_client",
 ]
 
@@ -114,15 +126,18 @@ _HOMES = {
     "meshlib.balance": "pickers",
     "meshlib.client": "Body Header Path Query delete get head options patch post put service_client",
     "meshlib.errors": (
-        "AttemptError AttemptTimeout BadRequest CallError CasConflict ClientError ConfigError Conflict "
+        "AttemptError AttemptTimeout BadRequest BulkheadFull CallError CasConflict ClientError ConfigError Conflict "
         "ConnectFailed ConnectionLost DeadlineExceeded DecodeError Forbidden GatewayTimeout InvalidAnswer "
-        "MeshError MissingExtra NoInstances NotFound PortInUse RegistryDenied RegistryError "
+        "MeshError MissingExtra NoInstances NotFound PortInUse RateLimited Refused RegistryDenied RegistryError "
         "RegistryUnavailable ServerError ServiceUnavailable StatusError StoreError TooManyRequests "
         "Unauthorized UnprocessableContent "
     ),
     "meshlib.lifecycle": "Registration",
     "meshlib.mesh": "Mesh",
     "meshlib.model": "Instance ServiceUrl Snapshot Status",
+    "meshlib.policies.bulkhead": "bulkhead",
+    "meshlib.policies.keys": "caller",
+    "meshlib.policies.rate_limit": "rate_limit",
     "meshlib.settings": "RegistryUrl Settings",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

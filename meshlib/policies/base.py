@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from meshlib.errors import ConfigError
@@ -22,13 +23,19 @@ POLICIES = "__mesh_policies__"
 """Attribute of a declared method or class with the policies put on it, outermost first."""
 
 
+def _state_dir() -> Path:
+    from meshlib.settings import Settings  # noqa: PLC0415 - only those who meet there need it
+
+    return Settings.load().state_path
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
     """Where a policy stands, and what it may use there.
 
     ``service`` and ``method`` name it (a function's module and qualified name; a provider's own service and route);
     ``clock`` is monotonic, ``wall`` seconds since the epoch, ``uniform`` a random number from 0 to 1; ``instances`` tells how
-    many live instances share a quota (1 where nobody knows).
+    many live instances share a quota (1 where nobody knows); ``state_dir`` where the processes of this host meet.
     """
 
     service: str = ""
@@ -38,6 +45,7 @@ class Site:
     wall: Callable[[], float] = time.time
     uniform: Callable[[], float] = random.random
     instances: Callable[[], int] = lambda: 1
+    state_dir: Callable[[], Path] = _state_dir
 
     def emit(self, kind: str, **detail: Any) -> None:
         """Say that something happened here."""

@@ -27,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "text": set(),
     "events": set(),
     "keys": FLOW | {"text"},
-    "policies": FLOW | {"events", "keys", "outcome"},
+    "policies": SETTINGS | {"events", "files", "flow", "keys", "outcome", "threads"},
     "balance": FLOW | {"keys", "outcome"},
     "security": FLOW,
     "values": FACTS | {"security"},
@@ -127,11 +127,12 @@ def test_the_negative_control(tmp_path: Path) -> None:
 
 
 PUBLIC = """
-AttemptError AttemptTimeout BadRequest Body CallError CasConflict ClientError ConfigError Conflict ConnectFailed ConnectionLost
-DeadlineExceeded DecodeError Forbidden GatewayTimeout Header Instance InvalidAnswer Mesh MeshError MissingExtra NoInstances
-NotFound Path PortInUse Query Registration RegistryDenied RegistryError RegistryUnavailable RegistryUrl ServerError
-ServiceUnavailable ServiceUrl Settings Snapshot Status StatusError StoreError TooManyRequests Unauthorized UnprocessableContent
-__version__ delete get head options patch pickers post put service_client
+AttemptError AttemptTimeout BadRequest Body BulkheadFull CallError CasConflict ClientError ConfigError Conflict ConnectFailed
+ConnectionLost DeadlineExceeded DecodeError Forbidden GatewayTimeout Header Instance InvalidAnswer Mesh MeshError MissingExtra
+NoInstances NotFound Path PortInUse Query RateLimited Refused Registration RegistryDenied RegistryError RegistryUnavailable
+RegistryUrl ServerError ServiceUnavailable ServiceUrl Settings Snapshot Status StatusError StoreError TooManyRequests
+Unauthorized UnprocessableContent __version__ bulkhead caller delete get head options patch pickers post put rate_limit
+service_client
 """
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from meshlib._version import VERSION as __version__
 
 if TYPE_CHECKING:
+    from meshlib import keys
     from meshlib.balance import pickers
     from meshlib.client import Body, Header, Path, Query, delete, get, head, options, patch, post, put, service_client
     from meshlib.errors import (
@@ -57,7 +58,6 @@ if TYPE_CHECKING:
     from meshlib.mesh import Mesh
     from meshlib.model import Instance, ServiceUrl, Snapshot, Status
     from meshlib.policies.bulkhead import bulkhead
-    from meshlib.policies.keys import caller
     from meshlib.policies.rate_limit import rate_limit
     from meshlib.settings import RegistryUrl, Settings
 
@@ -109,10 +109,10 @@ __all__ = [
     "UnprocessableContent",
     "__version__",
     "bulkhead",
-    "caller",
     "delete",
     "get",
     "head",
+    "keys",
     "options",
     "patch",
     "pickers",
@@ -123,6 +123,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "meshlib": "keys",
     "meshlib.balance": "pickers",
     "meshlib.client": "Body Header Path Query delete get head options patch post put service_client",
     "meshlib.errors": (
@@ -136,10 +137,10 @@ _HOMES = {
     "meshlib.mesh": "Mesh",
     "meshlib.model": "Instance ServiceUrl Snapshot Status",
     "meshlib.policies.bulkhead": "bulkhead",
-    "meshlib.policies.keys": "caller",
     "meshlib.policies.rate_limit": "rate_limit",
     "meshlib.settings": "RegistryUrl Settings",
 }
+_MODULES = {"keys", "pickers"}
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 
@@ -147,7 +148,7 @@ def __getattr__(name: str) -> Any:
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module 'meshlib' has no attribute {name!r}")
-    value = globals()[name] = import_module(f"{home}.{name}") if name == "pickers" else getattr(import_module(home), name)
+    value = globals()[name] = import_module(f"{home}.{name}") if name in _MODULES else getattr(import_module(home), name)
     return value
 
 

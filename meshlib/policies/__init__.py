@@ -1,7 +1,6 @@
 """Layers that decide how a call is made: failover, and the policies that users put on clients, methods and functions."""
 
 from meshlib.policies.bulkhead import bulkhead
-from meshlib.policies.keys import caller
 from meshlib.policies.rate_limit import rate_limit
 
-__all__ = ["bulkhead", "caller", "rate_limit"]
+__all__ = ["bulkhead", "rate_limit"]

@@ -77,7 +77,7 @@ class rate_limit(Policy):  # noqa: N801 - as users write it
         if self.scope not in SCOPES:
             raise _wrong("scope", f"{self.scope!r:.40} is none of {', '.join(SCOPES)}", 'scope="host"')
         if self.key is not None and not callable(self.key):
-            raise _wrong("key", f"{self.key!r:.40} is not a function of a call", "key=caller")
+            raise _wrong("key", f"{self.key!r:.40} is not a function of a call", "key=keys.caller()")
         if not (isinstance(self.keys, int) and 1 <= self.keys <= 10_000_000):
             raise _wrong("keys", f"{self.keys!r:.40} is not a number of keys from 1 to 10000000", "keys=10_000")
         for name in ("wait", "warm_up", "timeout"):
@@ -110,7 +110,7 @@ class rate_limit(Policy):  # noqa: N801 - as users write it
         """What ``call`` is counted by. Raises :class:`ConfigError` for what is not hashable."""
         key = None if self.key is None else self.key(call)
         if not isinstance(key, Hashable):
-            raise _wrong("key", f"gave a {type(key).__name__}, which is not hashable", "key=caller")
+            raise _wrong("key", f"gave a {type(key).__name__}, which is not hashable", "key=keys.caller()")
         return key
 
     def refusal(

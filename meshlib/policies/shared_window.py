@@ -22,6 +22,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final, Self
 
+from meshlib.errors import ConfigError
 from meshlib.files import check_file, make_directory
 from meshlib.policies.base import Site
 from meshlib.policies.forks import on_fork
@@ -60,8 +61,8 @@ def entry_cells(rates: tuple[Rate, ...]) -> int:
 
 
 class SharedLog:
-    """The file, opened, and its lock: a context manager, in which alone its cells are used. It enters with :class:`Stuck`
-    after :data:`PATIENCE`; the first time with OSError or ValueError, if the file cannot be used."""
+    """The file, and its lock: a context manager, in which alone its cells are used. Entering it raises :class:`Stuck` after
+    :data:`PATIENCE`, and :class:`~meshlib.errors.ConfigError` the first time, if there can be no such file."""
 
     def __init__(self, path: Path, rates: tuple[Rate, ...], keys: int, clock: Callable[[], float]) -> None:
         self.path, self.rates, self.keys, self.clock = path, rates, keys, clock
@@ -96,7 +97,7 @@ class SharedLog:
 
     def _enter(self) -> None:
         if self._handle < 0:
-            self._open()
+            self._open_first()
         else:
             self._lock(self._handle)
         now = time.monotonic()
@@ -104,6 +105,13 @@ class SharedLog:
             self._check_at = now + CHECK
             if not os.fstat(self._handle).st_nlink:
                 self._reopen()
+
+    def _open_first(self) -> None:
+        try:
+            self._open()
+        except (OSError, ValueError) as problem:
+            example = "a directory on a local disk, of mode 0700"
+            raise ConfigError("MESH_STATE_DIR", f"cannot hold a limit: {problem}", example=example) from problem
 
     def _reopen(self) -> None:
         """The file was removed: whoever opens it now opens another one."""

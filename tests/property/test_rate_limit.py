@@ -16,6 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from meshlib import rate_limit
+from meshlib.flow import compose, run
 from meshlib.policies import gate as gates
 from meshlib.policies import window as windows
 from meshlib.policies.base import Site
@@ -24,6 +26,7 @@ from meshlib.policies.rates import Rate
 from meshlib.policies.shared_window import HostGates
 from meshlib.policies.window import AllOf, Cells, Ring, Share, Warming, Window
 from meshlib.testing import FakeClock
+from tests.unit.flows import Answer, Script, call_to
 
 # Multiples of a power of two: sums and differences of them are exact, here and in the model.
 STEPS = st.lists(st.tuples(st.integers(0, 96), st.integers(1, 6)), min_size=1, max_size=120)
@@ -225,6 +228,59 @@ def test_the_window_in_a_file_is_a_log(tmp_path_factory: pytest.TempPathFactory,
 
 
 @given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_whoever_dies_while_writing_harms_nobody(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """Each write may be the last one of its process: never too many pass, and a window later all may."""
+    steps, count = data.draw(STEPS), data.draw(st.integers(1, 6))
+    clock, log = FakeClock(), Log()
+    shared = host(tmp_path_factory, [Rate(1.0, count)], clock)
+    ring: Any = shared.find(None).window
+    for pause, asks in steps:
+        clock.advance(pause * UNIT)
+        for _ in range(asks):
+            if data.draw(st.integers(0, 3)) == 0:
+                with shared.find(None)._lock:
+                    if not ring.free_in(clock.now):
+                        _written(ring, clock.now, data.draw(st.integers(0, 2)))
+            elif not shared.take(None)[1]:
+                log.times.append(clock.now)
+    assert log.most(1.0) <= count
+    clock.advance(1.0)
+    assert [not shared.take(None)[1] for _ in range(count + 1)] == [True] * count + [False]
+
+
+class Died(BaseException):
+    """In the place of SIGKILL."""
+
+
+class Dying:
+    """Cells of which only ``left`` more writes succeed, of all views together."""
+
+    left = 0
+
+    def __init__(self, cells: Any) -> None:
+        self._cells = cells
+
+    def __getitem__(self, place: int) -> Any:
+        return self._cells[place]
+
+    def __setitem__(self, place: int, value: Any) -> None:
+        if Dying.left == 0:
+            raise Died
+        Dying.left -= 1
+        self._cells[place] = value
+
+
+def _written(ring: Any, now: float, writes: int) -> None:
+    """One passes, and its process dies after ``writes`` writes."""
+    log, Dying.left = ring._log, writes
+    log.numbers, log.times = Dying(log.numbers), Dying(log.times)
+    with pytest.raises(Died):
+        ring.add(now)
+    log.numbers, log.times = log.numbers._cells, log.times._cells
+
+
+@given(st.data())
 @settings(max_examples=40, deadline=None)
 def test_no_key_exceeds_its_limit_however_many_there_are(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """More keys than room, in memory and in a file; and a key that is alone has all it may."""
@@ -422,3 +478,11 @@ def test_windows_are_what_they_say() -> None:
     assert isinstance(windows.window_of(Rate(1.0, windows.EXACT + 1)), Cells)
     with pytest.raises(NotImplementedError):
         Window().free_in(0.0)
+
+
+def test_a_thread_waits_for_as_long_as_it_has_to() -> None:
+    proceed = compose([rate_limit("2/100ms", wait=10.0).bind(Site())])
+    start = time.monotonic()
+    for _ in range(5):
+        run(proceed, call_to(), Script(Answer()))
+    assert time.monotonic() - start >= 0.2

@@ -131,7 +131,7 @@ AttemptError AttemptTimeout BadRequest Body BulkheadFull CallError CasConflict C
 ConnectionLost DeadlineExceeded DecodeError Forbidden GatewayTimeout Header Instance InvalidAnswer Mesh MeshError MissingExtra
 NoInstances NotFound Path PortInUse Query RateLimited Refused Registration RegistryDenied RegistryError RegistryUnavailable
 RegistryUrl ServerError ServiceUnavailable ServiceUrl Settings Snapshot Status StatusError StoreError TooManyRequests
-Unauthorized UnprocessableContent __version__ bulkhead caller delete get head options patch pickers post put rate_limit
+Unauthorized UnprocessableContent __version__ bulkhead delete get head keys options patch pickers post put rate_limit
 service_client
 """
 

@@ -7,7 +7,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import AbstractContextManager, suppress
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol
 
 from meshlib.policies.window import Window
 
@@ -20,7 +20,12 @@ OVERDUE: Final = 0.1
 SHARED: Final = 64
 """Gates for the keys for which there is no room."""
 
-Lock: TypeAlias = AbstractContextManager[Any]
+
+class Lock(AbstractContextManager[Any], Protocol):
+    """What :class:`threading.RLock` is, too."""
+
+    def acquire(self) -> object: ...
+    def release(self) -> None: ...
 
 
 class Stuck(Exception):
@@ -52,11 +57,14 @@ class Gate:
 
     def take(self) -> float:
         """0.0: pass. Else the seconds (float) until it would be one's turn."""
-        with self._lock:
+        self._acquire()  # half the price of "with"
+        try:
             if not self._queue:
                 return self._take(self._clock())
             self._drop_overdue()
             return self._take(self._clock(), len(self._queue))
+        finally:
+            self._release()
 
     def join(self, until: float) -> Turn:
         """Wait in the queue, at most until ``until``; :meth:`leave` must follow."""
@@ -124,6 +132,7 @@ class Gate:
     def forked(self) -> None:
         """In a child process (and at first): nobody waits."""
         self._lock = self._make_lock()
+        self._acquire, self._release = self._lock.acquire, self._lock.release
         self._queue: deque[Turn] = deque()
 
 

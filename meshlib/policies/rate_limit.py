@@ -12,8 +12,9 @@ from meshlib.flow import Call, Flow, Layer, Next, Wait
 from meshlib.policies.base import Policy, Site
 from meshlib.policies.forks import on_fork
 from meshlib.policies.gate import Gate, Gates, Stuck
+from meshlib.policies.host_gates import HostGates
 from meshlib.policies.rates import EXAMPLE, Rate, rates_of
-from meshlib.policies.shared_window import CHECK, MOST_BYTES, HostGates, entry_cells
+from meshlib.policies.shared_window import CHECK, MOST_BYTES, entry_cells
 from meshlib.policies.window import AllOf, Share, Warming, Window, window_of
 
 SCOPES: Final = ("process", "host", "cluster", "redis")

@@ -15,8 +15,7 @@ import os
 import sys
 import threading
 import time
-import weakref
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -24,11 +23,10 @@ from typing import Any, Final, Self
 
 from meshlib.errors import ConfigError
 from meshlib.files import check_file, make_directory
-from meshlib.policies.base import Site
 from meshlib.policies.forks import on_fork
-from meshlib.policies.gate import Gate, Stuck
+from meshlib.policies.gate import Stuck
 from meshlib.policies.rates import Rate
-from meshlib.policies.window import NEVER, AllOf, Slots
+from meshlib.policies.window import NEVER, Slots
 
 LAYOUT: Final = int.from_bytes(b"meshlim1", sys.byteorder)
 """What a file begins with; another layout gets another number."""
@@ -74,7 +72,8 @@ class SharedLog:
         self.times: memoryview[float] = memoryview(b"").cast("d")
         on_fork(self)
 
-    def __enter__(self) -> Self:
+    def acquire(self) -> Self:
+        """See :class:`SharedLog`."""
         self._threads.acquire()  # record locks are the process's: its threads have this one
         try:
             if not self._depth:
@@ -85,11 +84,17 @@ class SharedLog:
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def release(self) -> None:
+        """The end of what :meth:`acquire` began."""
         self._depth -= 1
         if not self._depth:
             fcntl.lockf(self._handle, fcntl.LOCK_UN)
         self._threads.release()
+
+    __enter__ = acquire
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     def forked(self) -> None:
         """In a child process: a thread of the parent may have been inside. The lock on the file was the parent's alone."""
@@ -215,46 +220,6 @@ class SharedRing(Slots):
     @property
     def newest(self) -> float:  # type: ignore[override]
         return self._log.times[self._log.entry(self._key) + 1]
-
-
-class HostGates:
-    """The gates of a limit that all processes of this host keep together: one for each key that somebody in this process
-    waits for, for what there is to remember is in the file. That is opened by the first who asks."""
-
-    def __init__(self, rates: tuple[Rate, ...], keys: int, site: Site) -> None:
-        self._rates, self._site = rates, site
-        self._keys = keys if keys < WAYS else -(-keys // WAYS) * WAYS
-        self._gates: weakref.WeakValueDictionary[Hashable, Gate] = weakref.WeakValueDictionary()
-        self._only: Gate | None = None  # there is one key: kept, though nobody waits
-
-    def take(self, key: Hashable) -> tuple[Gate, float]:
-        """See :meth:`meshlib.policies.gate.Gates.take`."""
-        gate = self.find(key)
-        return gate, gate.take()
-
-    def find(self, key: Hashable) -> Gate:
-        """The gate of ``key``."""
-        gate = self._only or self._gates.get(key)
-        if gate is None:
-            gate = self._gates.setdefault(key, self._gate(key))
-            if self._keys == 1:
-                self._only = gate
-        return gate
-
-    def _gate(self, key: Hashable) -> Gate:
-        log = shared_log(self._path(), self._rates, self._keys, self._site.clock)
-        rings = [SharedRing(log, place, digest(key)) for place in range(len(self._rates))]
-        return Gate(rings[0] if len(rings) == 1 else AllOf(rings), self._site.clock, lambda: log)
-
-    def _path(self) -> Path:
-        site = self._site
-        name = digest(f"{site.service} {site.method} {', '.join(map(str, self._rates))} {self._keys}")
-        return site.state_dir() / "limits" / f"{name:016x}.limit"
-
-    def forked(self) -> None:
-        """In a child process."""
-        for gate in list(self._gates.values()):
-            gate.forked()
 
 
 _logs: dict[Path, SharedLog] = {}

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from array import array
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from meshlib.policies.rates import Rate
 
 EXACT: Final = 4096
-"""Up to this count every event is remembered (8 bytes each); above it, events are counted in cells."""
+"""Up to this count every event is remembered; above it, events are counted in cells."""
 
 CELLS: Final = 1000
 """Cells per window: what leaves a long window is given back at most a thousandth of the window late."""
@@ -84,43 +85,34 @@ class Slots(Window):
 
 
 class Ring(Slots):
-    """Remembers the time of each event, in an array that grows as it is needed."""
+    """Remembers when each of the last ``count`` passed: about 32 bytes for each that did."""
 
     def __init__(self, rate: Rate) -> None:
         self.rate = rate
         self._seconds, self._count = rate.seconds, rate.count
-        self._times = array("d", [NEVER]) * min(8, rate.count)
-        self._at = 0  # the slot to be used next
+        self._times: deque[float] = deque(maxlen=rate.count)  # where one more drops the oldest
 
     @property
     def newest(self) -> float:  # type: ignore[override]
-        return self._times[self._at - 1]
+        return self._times[-1] if self._times else NEVER
 
     def _then(self, place: int) -> float:
-        place -= self._count - len(self._times)  # slots that are not there yet come first
-        return NEVER if place < 0 else self._times[(self._at + place) % len(self._times)]
+        place -= self._count - len(self._times)  # slots that nobody has used yet come first
+        return NEVER if place < 0 else self._times[place]
 
     def take(self, now: float, ahead: int = 0) -> float:
         if ahead and (wait := self.free_in(now, ahead)):
             return wait
-        at, times = self._at, self._times
-        age = now - times[at]
-        if age < self._seconds:
-            if len(times) == self._count:
+        times = self._times
+        if len(times) == self._count:
+            age = now - times[0]
+            if age < self._seconds:
                 return self._seconds - age
-            self._grow()
-        times[at] = now
-        at += 1
-        self._at = at if at < len(times) else 0
+        times.append(now)
         return 0.0
 
     def add(self, now: float) -> None:
-        self.take(now)
-
-    def _grow(self) -> None:
-        """Slots that were never used, in front of the one that was used longest ago."""
-        size = len(self._times)
-        self._times[self._at : self._at] = array("d", [NEVER]) * min(size, self._count - size)
+        self._times.append(now)
 
 
 class Cells(Window):
@@ -186,7 +178,12 @@ class AllOf(Window):
         return self._windows
 
     def free_in(self, now: float, ahead: int = 0) -> float:
-        return max(window.free_in(now, ahead) for window in self._windows)
+        wait = 0.0
+        for window in self._windows:  # a loop, for it is on the hot path
+            one = window.free_in(now, ahead)
+            if one > wait:
+                wait = one
+        return wait
 
     def add(self, now: float) -> None:
         for window in self._windows:

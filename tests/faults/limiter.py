@@ -18,8 +18,8 @@ from typing import Any
 
 from meshlib.policies import shared_window
 from meshlib.policies.base import Site
+from meshlib.policies.host_gates import HostGates
 from meshlib.policies.rates import Rate
-from meshlib.policies.shared_window import HostGates
 
 RATE = Rate(0.25, 40)
 

@@ -15,7 +15,7 @@ import pytest
 
 from meshlib.policies.base import Site
 from meshlib.policies.gate import Stuck
-from meshlib.policies.shared_window import HostGates
+from meshlib.policies.host_gates import HostGates
 from tests.faults.limiter import RATE
 from tests.faults.stage import TOP
 

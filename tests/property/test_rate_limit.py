@@ -22,8 +22,8 @@ from meshlib.policies import gate as gates
 from meshlib.policies import window as windows
 from meshlib.policies.base import Site
 from meshlib.policies.gate import Gate, Gates, Turn
+from meshlib.policies.host_gates import HostGates
 from meshlib.policies.rates import Rate
-from meshlib.policies.shared_window import HostGates
 from meshlib.policies.window import AllOf, Cells, Ring, Share, Warming, Window
 from meshlib.testing import FakeClock
 from tests.unit.flows import Answer, Script, call_to
@@ -49,13 +49,16 @@ class Log:
 
 @given(STEPS, st.integers(1, 12), st.sampled_from([0.5, 1.0, 3.0]))
 def test_a_ring_is_a_log(steps: list[tuple[int, int]], count: int, seconds: float) -> None:
-    ring, log, now = Ring(Rate(seconds, count)), Log(), 1000.0
+    clock, log = FakeClock(), Log()
+    ring = Ring(Rate(seconds, count))
+    gate = Gate(ring, clock)
     for pause, asks in steps:
-        now += pause * UNIT
+        clock.advance(pause * UNIT)
+        now = clock.now
         for _ in range(asks):
             used = log.within(now, seconds)
             assert ring.left(now) == count - used
-            wait = ring.take(now)
+            wait = gate.take()
             assert (wait == 0.0) == (used < count), "admitted exactly when the window has room"
             if wait:
                 assert log.within(now + wait, seconds) < count, "there is room when it says so"
@@ -357,9 +360,6 @@ class Noted(Ring):
             self.log.times.append(now)
         return wait
 
-    def add(self, now: float) -> None:
-        Ring.take(self, now)
-
     def _pause(self) -> None:
         """Room for other threads."""
         for _ in range(20):
@@ -378,6 +378,8 @@ def test_eight_threads(switching: None) -> None:
 
 
 class NoLock:
+    def acquire(self) -> None: ...
+    def release(self) -> None: ...
     def __enter__(self) -> None: ...
     def __exit__(self, *_: object) -> None: ...
 

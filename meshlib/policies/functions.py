@@ -140,7 +140,7 @@ class _Sender:
         args, kwargs = call.body
         return self._function(*args, **kwargs)
 
-    def hold(self, _response: Any, call: Call) -> None:
+    def hold(self, response: Any, call: Call) -> None:  # noqa: ARG002 - a value is not held
         call.close()
 
     def drop(self, response: Any) -> None:

@@ -180,9 +180,7 @@ class AllOf(Window):
     def free_in(self, now: float, ahead: int = 0) -> float:
         wait = 0.0
         for window in self._windows:  # a loop, for it is on the hot path
-            one = window.free_in(now, ahead)
-            if one > wait:
-                wait = one
+            wait = max(wait, window.free_in(now, ahead))
         return wait
 
     def add(self, now: float) -> None:

@@ -55,7 +55,7 @@ class Call(msgspec.Struct, eq=False):
     header list, in which ``Host`` is the first or (as usual) left to the engine; ``body`` the engine's byte stream;
     ``deadline`` a monotonic time or None; ``endpoint`` the instance chosen for this attempt; ``tried`` the endpoints of
     earlier attempts of the same call, of which ``last_resorts`` were ejected when they were tried; ``arguments`` those of
-    a declared method by their Python names, defaults included, None for any other call.
+    a declared method or a function by their Python names, defaults included, None for any other call.
     """
 
     target: ServiceUrl

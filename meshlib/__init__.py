@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from meshlib._version import VERSION as __version__
 
 if TYPE_CHECKING:
+    from meshlib import keys
     from meshlib.balance import pickers
     from meshlib.client import Body, Header, Path, Query, delete, get, head, options, patch, post, put, service_client
     from meshlib.deadline import time_left, until
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         AttemptError,
         AttemptTimeout,
         BadRequest,
+        BulkheadFull,
         CallError,
         CasConflict,
         ClientError,
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
         NoInstances,
         NotFound,
         PortInUse,
+        RateLimited,
+        Refused,
         RegistryDenied,
         RegistryError,
         RegistryUnavailable,
@@ -54,7 +58,12 @@ if TYPE_CHECKING:
     from meshlib.lifecycle import Registration
     from meshlib.mesh import Mesh
     from meshlib.model import Instance, ServiceUrl, Snapshot, Status
-    from meshlib.policies import RetryBudget, hedge, retry, timeout
+    from meshlib.policies.budget import RetryBudget
+    from meshlib.policies.bulkhead import bulkhead
+    from meshlib.policies.hedge import hedge
+    from meshlib.policies.rate_limit import rate_limit
+    from meshlib.policies.retry import retry
+    from meshlib.policies.timeout import timeout
     from meshlib.settings import RegistryUrl, Settings
 
 __all__ = [
@@ -62,6 +71,7 @@ __all__ = [
     "AttemptTimeout",
     "BadRequest",
     "Body",
+    "BulkheadFull",
     "CallError",
     "CasConflict",
     "ClientError",
@@ -84,6 +94,8 @@ __all__ = [
     "Path",
     "PortInUse",
     "Query",
+    "RateLimited",
+    "Refused",
     "Registration",
     "RegistryDenied",
     "RegistryError",
@@ -102,15 +114,18 @@ __all__ = [
     "Unauthorized",
     "UnprocessableContent",
     "__version__",
+    "bulkhead",
     "delete",
     "get",
     "head",
     "hedge",
+    "keys",
     "options",
     "patch",
     "pickers",
     "post",
     "put",
+    "rate_limit",
     "retry",
     "service_client",
     "time_left",
@@ -119,22 +134,29 @@ __all__ = [
 ]
 
 _HOMES = {
+    "meshlib": "keys",
     "meshlib.balance": "pickers",
     "meshlib.client": "Body Header Path Query delete get head options patch post put service_client",
     "meshlib.deadline": "time_left until",
     "meshlib.errors": (
-        "AttemptError AttemptTimeout BadRequest CallError CasConflict ClientError ConfigError Conflict "
+        "AttemptError AttemptTimeout BadRequest BulkheadFull CallError CasConflict ClientError ConfigError Conflict "
         "ConnectFailed ConnectionLost DeadlineExceeded DecodeError Forbidden GatewayTimeout InvalidAnswer "
-        "MeshError MissingExtra NoInstances NotFound PortInUse RegistryDenied RegistryError "
+        "MeshError MissingExtra NoInstances NotFound PortInUse RateLimited Refused RegistryDenied RegistryError "
         "RegistryUnavailable ServerError ServiceUnavailable StatusError StoreError TooManyRequests "
         "Unauthorized UnprocessableContent "
     ),
     "meshlib.lifecycle": "Registration",
     "meshlib.mesh": "Mesh",
     "meshlib.model": "Instance ServiceUrl Snapshot Status",
-    "meshlib.policies": "RetryBudget hedge retry timeout",
+    "meshlib.policies.budget": "RetryBudget",
+    "meshlib.policies.bulkhead": "bulkhead",
+    "meshlib.policies.hedge": "hedge",
+    "meshlib.policies.rate_limit": "rate_limit",
+    "meshlib.policies.retry": "retry",
+    "meshlib.policies.timeout": "timeout",
     "meshlib.settings": "RegistryUrl Settings",
 }
+_MODULES = {"keys", "pickers"}
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 
@@ -142,7 +164,7 @@ def __getattr__(name: str) -> Any:
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module 'meshlib' has no attribute {name!r}")
-    value = globals()[name] = import_module(f"{home}.{name}") if name == "pickers" else getattr(import_module(home), name)
+    value = globals()[name] = import_module(f"{home}.{name}") if name in _MODULES else getattr(import_module(home), name)
     return value
 
 

@@ -11,6 +11,9 @@ MeshError
 │   │   ├── ConnectionLost       sent, no answer: only an idempotent call may go elsewhere
 │   │   └── AttemptTimeout       sent (or waiting for a connection), and time ran out
 │   ├── DeadlineExceeded         the whole call's budget is used up
+│   ├── Refused                  one of our own policies did not let it go; ``retry_after`` says when it may
+│   │   ├── RateLimited          the rate limit: as many as it allows have passed
+│   │   └── BulkheadFull         the bulkhead: as many as it allows are under way
 │   ├── DecodeError              the answer is not of the declared type
 │   └── StatusError              the answer has an error status
 │       ├── ClientError          4xx: BadRequest, Unauthorized, Forbidden, NotFound, Conflict,
@@ -26,7 +29,8 @@ MeshError
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -116,6 +120,38 @@ class AttemptTimeout(AttemptError):
 
 class DeadlineExceeded(CallError):
     """The whole call's budget is used up."""
+
+
+class Refused(CallError):
+    """One of our own policies did not let the call go: it says nothing of the remote. ``retry_after`` are the seconds (float)
+    after which it may go, None where nobody knows."""
+
+    def __init__(self, message: str, *, retry_after: float | None = None, service: ServiceUrl | None = None) -> None:
+        super().__init__(message, service=service)
+        self.retry_after = retry_after
+
+
+class RateLimited(Refused):
+    """A rate limit is reached. ``fields`` are the header fields that say how it stands."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        service: ServiceUrl | None = None,
+        fields: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, retry_after=retry_after, service=service)
+        self.fields = dict(fields or {})
+
+    def headers(self) -> dict[str, str]:
+        """What an answer of status 429 says: ``Retry-After`` (whole seconds, rounded up) and :attr:`fields`."""
+        return {"Retry-After": str(max(1, math.ceil(self.retry_after or 0.0))), **self.fields}
+
+
+class BulkheadFull(Refused):
+    """As many calls as the bulkhead allows are under way, and no place came free in time."""
 
 
 class DecodeError(CallError):

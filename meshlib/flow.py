@@ -61,7 +61,8 @@ class Call(msgspec.Struct, eq=False):
     instance chosen for this attempt; ``tried`` the endpoints of earlier attempts, which it must not go to again, of which
     ``last_resorts`` were ejected when they were tried; ``visited`` those that all attempts of a call which is repeated went
     to, one list that they share: another attempt goes elsewhere if it can. It is None where nothing above repeats.
-    ``arguments`` are those of a declared method by their Python names, defaults included, None for any other call.
+    ``arguments`` are those of a declared method or a function by their Python names, defaults included, None for any other
+    call.
     """
 
     target: ServiceUrl

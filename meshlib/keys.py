@@ -91,6 +91,11 @@ def path() -> Key:
     return _path
 
 
+def caller() -> Key:
+    """Who calls, by its own word: the header ``X-Mesh-Caller``."""
+    return _caller
+
+
 def checked(key: Any, where: str) -> Key:
     """``key`` if it can be one. Raises :class:`ConfigError`."""
     if not callable(key):
@@ -126,3 +131,6 @@ def _query(query: bytes, wanted: bytes) -> bytes | None:
 
 def _decoded(value: bytes) -> bytes:
     return unquote_to_bytes(value.replace(b"+", b" ")) if b"%" in value or b"+" in value else value
+
+
+_caller = header("X-Mesh-Caller")

@@ -80,6 +80,7 @@ class Mesh:
         self._pid = os.getpid()
         # A view lives while a client holds it or it is watched: hosts that were called once leave nothing behind.
         self._views: weakref.WeakValueDictionary[ServiceUrl, View] = weakref.WeakValueDictionary()
+        self._own: View | None = None  # of our own service, once somebody shares a quota with its other instances
         self._registrations: list[Registration] = []
         self._inherited: list[int | None] = []  # ports that the parent of this process had registered
         self._lock = threading.Lock()
@@ -270,7 +271,20 @@ class Mesh:
         return lambda host: known.get(host) or stack_of(host)
 
     def _site(self, target: ServiceUrl, method: str = "") -> Site:
-        return Site(service=str(target.name), method=method, events=self.events, commons=self._commons)
+        return Site(
+            service=str(target.name), method=method, events=self.events, commons=self._commons,
+            instances=self._peers, state_dir=lambda: self.settings.state_path,
+        )  # fmt: skip
+
+    def _peers(self) -> int:
+        """How many instances of our own service are known, whatever their state: all of them may be calling."""
+        if not self.settings.service:
+            return 1
+        if self._own is None:
+            self._own = self._view(ServiceUrl.parse(self.settings.service, namespace=self.settings.namespace))
+        self._own.attend()
+        snapshot = self._own.snapshot
+        return len(snapshot.instances) if snapshot is not None else 1
 
     def _innermost(self, target: ServiceUrl, picker: Picker | None) -> Next:
         return innermost(self._view(target), picker or self._default_picker, self._here)

@@ -12,6 +12,7 @@ import time
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from meshlib.errors import ConfigError
@@ -44,14 +45,20 @@ class Commons:
         self._lock = threading.Lock()
 
 
+def _state_dir() -> Path:
+    from meshlib.settings import Settings  # noqa: PLC0415 - only those who meet there need it
+
+    return Settings.load().state_path
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
     """Where a policy stands, and what it may use there.
 
     ``service`` and ``method`` name it (a function's module and qualified name; a provider's own service and route);
     ``clock`` is monotonic, ``wall`` seconds since the epoch, ``uniform`` a random number from 0 to 1; ``instances`` tells how
-    many live instances share a quota (1 where nobody knows); ``commons`` has what layers share with those of other sites of
-    one mesh.
+    many live instances share a quota (1 where nobody knows); ``state_dir`` where the processes of this host meet; ``commons``
+    has what layers share with those of other sites of one mesh.
     """
 
     service: str = ""
@@ -62,6 +69,7 @@ class Site:
     uniform: Callable[[], float] = random.random
     instances: Callable[[], int] = lambda: 1
     commons: Commons = field(default_factory=Commons, compare=False)
+    state_dir: Callable[[], Path] = _state_dir
 
     def emit(self, kind: str, **detail: Any) -> None:
         """Say that something happened here."""

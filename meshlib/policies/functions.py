@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
@@ -55,11 +55,37 @@ def _stack(function: Callable[..., Any], policies: Sequence[Policy]) -> Next:
     return compose([policy.bind(site) for policy in policies])
 
 
+class Arguments(Mapping[str, Any]):
+    """The arguments of one call by their names, defaults included: for keys. Nothing is done before somebody looks."""
+
+    __slots__ = ("_args", "_bound", "_function", "_kwargs")
+
+    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._function, self._args, self._kwargs = function, args, kwargs
+        self._bound: dict[str, Any] | None = None
+
+    def _names(self) -> dict[str, Any]:
+        if self._bound is None:
+            bound = inspect.signature(self._function).bind(*self._args, **self._kwargs)
+            bound.apply_defaults()
+            self._bound = bound.arguments
+        return self._bound
+
+    def __getitem__(self, name: str) -> Any:
+        return self._names()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names())
+
+    def __len__(self) -> int:
+        return len(self._names())
+
+
 def _wrapper(function: Callable[..., Any], proceed: Next) -> Callable[..., Any]:
     target = ServiceUrl(getattr(function, "__qualname__", "function"))
 
     def call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-        return Call(target, FUNCTION, b"", body=(args, kwargs))
+        return Call(target, FUNCTION, b"", body=(args, kwargs), arguments=Arguments(function, args, kwargs))
 
     if inspect.isasyncgenfunction(function):
 
@@ -120,7 +146,7 @@ class _Sender:
         with until(_end(call)):
             return self._function(*args, **kwargs)
 
-    def hold(self, response: Any, call: Call) -> None:  # noqa: ARG002
+    def hold(self, response: Any, call: Call) -> None:  # noqa: ARG002 - a value is not held
         call.close()
 
     def drop(self, response: Any) -> None:

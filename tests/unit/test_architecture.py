@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "text": set(),
     "events": set(),
     "keys": FLOW | {"text"},
-    "policies": FLOW | {"deadline", "events", "keys", "outcome"},
+    "policies": SETTINGS | {"deadline", "events", "files", "flow", "keys", "outcome", "threads"},
     "balance": FLOW | {"deadline", "keys", "outcome"},
     "security": FLOW,
     "values": FACTS | {"security"},
@@ -128,11 +128,12 @@ def test_the_negative_control(tmp_path: Path) -> None:
 
 
 PUBLIC = """
-AttemptError AttemptTimeout BadRequest Body CallError CasConflict ClientError ConfigError Conflict ConnectFailed ConnectionLost
-DeadlineExceeded DecodeError Forbidden GatewayTimeout Header Instance InvalidAnswer Mesh MeshError MissingExtra NoInstances
-NotFound Path PortInUse Query Registration RegistryDenied RegistryError RegistryUnavailable RegistryUrl RetryBudget ServerError
-ServiceUnavailable ServiceUrl Settings Snapshot Status StatusError StoreError TooManyRequests Unauthorized UnprocessableContent
-__version__ delete get head hedge options patch pickers post put retry service_client time_left timeout until
+AttemptError AttemptTimeout BadRequest Body BulkheadFull CallError CasConflict ClientError ConfigError Conflict
+ConnectFailed ConnectionLost DeadlineExceeded DecodeError Forbidden GatewayTimeout Header Instance InvalidAnswer Mesh
+MeshError MissingExtra NoInstances NotFound Path PortInUse Query RateLimited Refused Registration RegistryDenied
+RegistryError RegistryUnavailable RegistryUrl RetryBudget ServerError ServiceUnavailable ServiceUrl Settings Snapshot Status
+StatusError StoreError TooManyRequests Unauthorized UnprocessableContent __version__ bulkhead delete get head hedge keys
+options patch pickers post put rate_limit retry service_client time_left timeout until
 """
 
 

@@ -20,7 +20,20 @@ from typing import Any, Protocol
 import httpx2
 import pytest
 
-from meshlib import ConfigError, Mesh, MissingExtra, PortInUse, ServiceUrl, Settings, get, service_client
+from meshlib import (
+    BulkheadFull,
+    ConfigError,
+    Mesh,
+    MissingExtra,
+    PortInUse,
+    RateLimited,
+    ServiceUrl,
+    Settings,
+    bulkhead,
+    get,
+    rate_limit,
+    service_client,
+)  # fmt: skip
 from meshlib import mesh as module
 from meshlib.backends import memory
 from meshlib.discovery.follow import Follower
@@ -138,6 +151,47 @@ def test_hosts_that_were_called_once_leave_nothing_behind(
             with pytest.raises(httpx2.ConnectError):
                 client.get(f"http://host-{number}/")
         eventually(lambda: gc.collect() >= 0 and len(mesh._views) <= 8)
+
+
+def test_a_quota_is_shared_with_the_other_instances_of_our_service(settings: Settings, mesh: Mesh) -> None:
+    """Ours is "orders": of two instances of it, each may make half of the calls."""
+    shared = memory.store(settings.registry.path)
+    for number in (1, 2):
+        instance = Instance("orders", f"orders-{number}", "10.0.0.1", 8080 + number)
+        shared.instances["", "orders", instance.id] = (instance, float("inf"))
+    mesh.snapshot("orders")
+    http = mesh.http("orders", policies=[rate_limit("10/h", scope="cluster")])
+    for _ in range(5):
+        assert http.get("/").status_code == 200
+    with pytest.raises(RateLimited, match="the limit of 10/3600s for orders is reached"):
+        http.get("/")
+    anybody = Mesh(settings.changed(service=""), transport=lambda _: httpx2.MockTransport(answer))
+    with anybody:
+        assert anybody._peers() == 1
+
+
+def test_a_limit_of_the_host_lies_in_the_state_directory(settings: Settings, mesh: Mesh) -> None:
+    with mesh.register() as registration:
+        registration.wait()
+        http = mesh.http("orders", policies=[rate_limit("1/h", scope="host"), bulkhead(1)])
+        with http.stream("GET", "/") as response, pytest.raises(RateLimited):
+            assert response.status_code == 200
+            http.get("/")
+    assert len(list((settings.state_path / "limits").iterdir())) == 1
+
+
+def test_a_place_is_held_until_the_body_is_read(settings: Settings) -> None:
+    def stream(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, content=iter([b"a", b"b"]))
+
+    with Mesh(settings, transport=lambda _: httpx2.MockTransport(stream)) as mesh, mesh.register() as registration:
+        registration.wait()
+        http = mesh.http("orders", policies=[bulkhead(1)])
+        with http.stream("GET", "/") as response:
+            with pytest.raises(BulkheadFull):
+                http.get("/")
+            response.read()
+            assert http.get("/").status_code == 200
 
 
 def test_a_child_keeps_what_was_only_prefetched(tmp_path: Path) -> None:

@@ -1,0 +1,86 @@
+"""A process that keeps to a limit of its host: ``python -m tests.faults.limiter MODE SECONDS``; its state directory is
+MESH_STATE_DIR.
+
+``hammer``: asks without pause, and writes the time of each admission (as the limit itself reads it) to the file ADMITTED as
+8 bytes. ``hold``: takes the lock, says so, and sleeps inside. ``hold-forked``: the same with a child process that was forked
+inside. The variable BREAK undoes a defence.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from meshlib.policies import shared_window
+from meshlib.policies.base import Site
+from meshlib.policies.host_gates import HostGates
+from meshlib.policies.rates import Rate
+
+RATE = Rate(0.25, 40)
+
+
+class Clock:
+    """Remembers what it said last."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        self.now = time.monotonic()
+        return self.now
+
+
+def hammer(gates: HostGates, clock: Clock, seconds: float) -> None:
+    log = os.open(os.environ["ADMITTED"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    stop = time.monotonic() + seconds
+    while time.monotonic() < stop:
+        if not gates.take(None)[1]:
+            os.write(log, struct.pack("d", clock.now))
+
+
+def hold(gates: HostGates, seconds: float, *, fork: bool) -> None:
+    with gates.find(None)._lock:
+        if fork and os.fork() == 0:
+            time.sleep(seconds)
+            os._exit(0)
+        print("held", flush=True)
+        time.sleep(seconds)
+
+
+def break_it(what: str) -> None:
+    """The negative controls: no lock at all, or one that a child process inherits."""
+
+    def flock(handle: int) -> bool:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    shared: Any = shared_window
+    if what == "lock":
+        shared._take = lambda handle: True
+    elif what == "inherited":
+        shared._take = flock
+
+
+def main() -> None:
+    mode, seconds, clock = sys.argv[1], float(sys.argv[2]), Clock()
+    break_it(os.environ.get("BREAK", ""))
+    directory = Path(os.environ["MESH_STATE_DIR"])
+    gates = HostGates((RATE,), 1, Site(clock=clock, state_dir=lambda: directory))
+    gates.take(None) if mode == "hammer" else gates.find(None)
+    print("ready", flush=True)
+    if mode == "hammer":
+        sys.stdin.readline()  # all at once
+        hammer(gates, clock, seconds)
+    else:
+        hold(gates, seconds, fork=mode == "hold-forked")
+
+
+if __name__ == "__main__":
+    main()

@@ -22,12 +22,12 @@ from meshlib.discovery import follow
 from meshlib.discovery.merge import Known
 from meshlib.model import Instance, ServiceUrl
 from meshlib.settings import Settings
-from tests.faults.proxy import Proxy
 from tests.model.checker import CONVERGED, Checker, Violation, _named, must
 from tests.model.ledger import Listed
 from tests.model.subjects import NAMES, Subject, Watched
 from tests.servers.consul import ConsulServer
 from tests.servers.etcd import EtcdServer, b64
+from tests.servers.proxy import Proxy
 
 pytestmark = pytest.mark.anyio
 
@@ -84,7 +84,7 @@ class Cluster:
         self.proxy.resume()
 
     def cut(self) -> None:
-        self.proxy.cut()
+        self.proxy.forget()
 
 
 class ConsulCluster(Cluster):

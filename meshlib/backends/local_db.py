@@ -12,12 +12,13 @@ import os
 import sqlite3
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from meshlib.backends.base import CONFIRM
 from meshlib.backends.local_file import Handle, identity, open_file
+from meshlib.backends.local_fork import gate
 from meshlib.errors import RegistryUnavailable
 from meshlib.threads import DaemonExecutor
 
@@ -39,6 +40,10 @@ def boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return ""
+
+
+class _Closed(Exception):
+    """The connection was closed for a fork, since it was looked at."""
 
 
 class Database:
@@ -68,19 +73,32 @@ class Database:
 
     async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Run ``query`` on the reading connection. It must fetch all it wants: no open cursor may outlive it."""
-        handle = await self._opened()
-        with self._translated(handle):
-            result = query(handle.reader)
-            (self.revision,) = handle.reader.execute("SELECT revision FROM meta").fetchone()
-        return result
+        while True:
+            handle = await self._opened()
+            with gate.passed():
+                if handle.reader.closed:  # for a fork, just now
+                    continue
+                with self._translated(handle):
+                    result = query(handle.reader)
+                    (self.revision,) = handle.reader.execute("SELECT revision FROM meta").fetchone()
+                return result
 
     async def write(self, change: Callable[[sqlite3.Connection, float], T]) -> T:
         """Run ``change(connection, now)`` in one transaction of the writing connection, in the thread: all of it or
         nothing. What expired has been removed before. Cancelling the caller does not undo it."""
-        handle = await self._opened()
-        return await self._in_thread(self._transact, handle, change, time.monotonic() + self.timeout)
+        deadline = time.monotonic() + self.timeout
+        while True:
+            handle = await self._opened()
+            with suppress(_Closed):
+                return await self._in_thread(self._transact, handle, change, deadline)
 
     def _transact(self, handle: Handle, change: Callable[[sqlite3.Connection, float], T], deadline: float) -> T:
+        with gate.passed():
+            if handle.writer.closed:
+                raise _Closed
+            return self._transaction(handle, change, deadline)
+
+    def _transaction(self, handle: Handle, change: Callable[[sqlite3.Connection, float], T], deadline: float) -> T:
         with self._translated(handle):
             left = max(0.01, deadline - time.monotonic())  # what queued behind a write that waited in vain still gets a try
             handle.writer.execute(f"PRAGMA busy_timeout = {int(left * 1000)}")
@@ -116,7 +134,8 @@ class Database:
 
     def _usable(self) -> Handle | None:
         handle = self._handle
-        return handle if handle and handle.sound and identity(self.path) == handle.identity else None
+        usable = handle and handle.sound and not handle.reader.closed and identity(self.path) == handle.identity
+        return handle if usable else None
 
     def _drop(self) -> Handle | None:
         """Give up the connections; the caller has the thread close the writing one."""
@@ -131,7 +150,7 @@ class Database:
             stale.writer.close()
         handle = self._usable()
         if handle is None:
-            with self._translated(None):
+            with gate.passed(), self._translated(None):
                 handle = self._handle = open_file(self.path, timeout=self.timeout)
         return handle
 
@@ -210,9 +229,11 @@ class Database:
     def _moved(self) -> bool:
         """True when a listing may have changed: another file, another revision, or a lease that ended. A heartbeat moves
         the data version only."""
-        handle = None if self._closed else self._usable()
-        if handle is None:
-            return True
+        with gate.passed():
+            handle = None if self._closed else self._usable()
+            return handle is None or self._differs(handle)
+
+    def _differs(self, handle: Handle) -> bool:
         try:
             (version,) = handle.reader.execute("PRAGMA data_version").fetchone()
             expired = self.clock() >= handle.next_expiry

@@ -2,7 +2,7 @@
 
 What SQLite must be protected from, and is here: a database created by two processes at once, a ``-wal`` or ``-shm`` left
 over from a deleted database, our own ``close()`` of the file (which would drop the POSIX locks of every connection of this
-process: so the file is looked at with ``lstat`` and never opened but by SQLite), connections used or closed by a forked child.
+process: so the file is looked at with ``lstat`` and never opened but by SQLite), and forks (``local_fork.py``).
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ import logging
 import os
 import sqlite3
 import time
-import weakref
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from urllib.parse import quote
 
+from meshlib.backends.local_fork import Connection
 from meshlib.files import check_file, locked, make_directory
 
 log = logging.getLogger(__name__)
@@ -48,10 +47,6 @@ class Unusable(Exception):
     """The file is damaged or of another version of meshlib: it goes to quarantine."""
 
 
-class Connection(sqlite3.Connection):
-    """One that can be weakly referenced."""
-
-
 @dataclass(slots=True)
 class Handle:
     """An open database. ``reader`` is used by the event loop only, ``writer`` by the writing thread only; two connections
@@ -59,8 +54,8 @@ class Handle:
     statement failed in a way that opening anew may cure. The rest is what the last look for changes saw: it belongs to the
     connection, as each counts its data versions from 1."""
 
-    reader: sqlite3.Connection
-    writer: sqlite3.Connection
+    reader: Connection
+    writer: Connection
     identity: tuple[int, int]
     sound: bool = True
     data_version: int = 0
@@ -140,15 +135,13 @@ def damaged(problem: sqlite3.Error) -> bool:
     return getattr(problem, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
-def _connect(path: Path, timeout: float) -> sqlite3.Connection:
+def _connect(path: Path, timeout: float) -> Connection:
     # mode=rw: a file that vanishes now is not made again by SQLite, with whatever mode the umask gives.
     uri = f"file:{quote(str(path))}?mode=rw"
     connection = sqlite3.connect(
         uri, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False, factory=Connection
     )
     connection.text_factory = _text
-    _mind_forks()
-    _alive.add(connection)
     return connection
 
 
@@ -177,20 +170,3 @@ def _prepare(path: Path, writer: sqlite3.Connection) -> None:
 
 def _pragma(connection: sqlite3.Connection, text: str) -> object:
     return connection.execute(f"PRAGMA {text}").fetchone()[0]
-
-
-_alive: weakref.WeakSet[sqlite3.Connection] = weakref.WeakSet()
-
-
-@cache
-def _mind_forks() -> None:
-    os.register_at_fork(after_in_child=_abandon)
-
-
-def _abandon() -> None:
-    """After a fork, in the child: the connections are the parent's. Even closing one here could meet a mutex that a thread
-    of the parent held at the fork, so they live until the child ends."""
-    import ctypes  # noqa: PLC0415 - only a child that forked from a user of this module needs it
-
-    for connection in list(_alive):
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import logging
 import os
 import threading
 from collections.abc import Iterable
@@ -54,6 +55,8 @@ class Stock(Protocol):
     async def alevel(self, item: str) -> int: ...
 
 
+logging.basicConfig(level=logging.WARNING, format="%(asctime)s [%(process)d] %(message)s")
+logging.getLogger("meshlib").setLevel(logging.DEBUG)
 lifecycle.PROPAGATION = 0.1  # nobody calls "shop" by its name here
 switch_off(os.environ.get("FORK_WITHOUT", ""))
 mesh = Mesh.from_env()

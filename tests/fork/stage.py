@@ -92,6 +92,13 @@ class _Stock(BaseHTTPRequestHandler):
         pass
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A worker was killed in the middle of a call: say nothing."""
+
+
 class Stage:
     """Starts ``cell``'s server, with a local registry in a directory of its own in which "stock" is listed as well."""
 
@@ -113,8 +120,7 @@ class Stage:
     # -- its life
 
     def __enter__(self) -> Self:
-        self._stock = ThreadingHTTPServer(("127.0.0.1", 0), _Stock)
-        self._stock.daemon_threads = True
+        self._stock = _Server(("127.0.0.1", 0), _Stock)
         settings = Settings(registry=f"local://{self.registry}", state_dir=str(self.room / "state"), service="stock")
         self._mesh = Mesh(settings)
         self._mesh.register(self._stock.server_address[1]).wait()
@@ -128,7 +134,7 @@ class Stage:
 
     def __exit__(self, _kind: object, problem: BaseException | None, _trace: object) -> None:
         if problem is not None:
-            problem.add_note(f"{self.cell.name}: {self.seen.timeline}\n{self.failed[-5:]}\n{self.log()[-5000:]}")
+            problem.add_note(f"{self.cell.name}: {self.seen.timeline}\n{self.failed[-5:]}\n{self.log()[-20000:]}")
         pids = self.workers()
         assert self.server is not None
         self.server.kill()
@@ -147,7 +153,14 @@ class Stage:
         shutil.rmtree(self.room, ignore_errors=True)
 
     def log(self) -> str:
-        return (self.room / "server.log").read_text(errors="replace")
+        """What the server and the library said, the calls left out."""
+        lines = (self.room / "server.log").read_text(errors="replace").splitlines(keepends=True)
+        return "".join(line for line in lines if "GET /" not in line and "Autorestarting" not in line)
+
+    @property
+    def server_pid(self) -> int:
+        assert self.server is not None
+        return self.server.pid
 
     # -- observing
 
@@ -188,13 +201,12 @@ class Stage:
 
     def workers(self) -> list[int]:
         """The children of the server, the youngest last, those of multiprocessing's helpers left out."""
-        assert self.server is not None
         found = []
         for name in filter(str.isdigit, os.listdir("/proc")):
             with suppress(OSError):
                 stat = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
                 command = Path(f"/proc/{name}/cmdline").read_bytes()
-                if int(stat[1]) == self.server.pid and stat[0] != "Z" and b"resource_tracker" not in command:
+                if int(stat[1]) == self.server_pid and stat[0] != "Z" and b"resource_tracker" not in command:
                     found.append((int(stat[19]), int(name)))
         return [pid for _, pid in sorted(found)]
 

@@ -54,7 +54,7 @@ class Scene:
         self.calls = troupe.consumer.ask().calls
         self.began = time.monotonic()
 
-    def recovered(self, watched: float = 2 * HEARTBEAT + ALLOWANCE) -> None:
+    def recovered(self, watched: float = HEARTBEAT + 2 * ALLOWANCE) -> None:
         """The cluster is whole again at this moment: so is the mesh, in its time, and stays so while it is ``watched``."""
         troupe, back = self.troupe, time.monotonic()
         live = troupe.await_live(within=15)

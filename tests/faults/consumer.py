@@ -60,7 +60,7 @@ class Orders(Protocol):
 class Record:
     """What the process has seen. ``failed`` are calls, ``attempts`` failed attempts, each with its time and error;
     ``in_flight`` are those at the same instance when the first attempt failed; ``timeline`` has a line ``(time, live,
-    listed, suspects)`` for each change of the view."""
+    listed, suspects)`` for each change of the view; ``wall`` is what the process takes for the time of day."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -72,6 +72,7 @@ class Record:
         self.first_call_ms: float | None = None
         self.first_source: str | None = None
         self.timeline: list[tuple[float, bool, int, int]] = []
+        self.wall = 0.0
 
     def answered(self, order: Order) -> None:
         self.calls += 1
@@ -183,7 +184,7 @@ def calling(options: argparse.Namespace, mesh: Mesh, record: Record, stop: threa
 
         due = time.monotonic()
         while not stop.is_set():
-            time.sleep(max(0.0, due - time.monotonic()))
+            stop.wait(max(0.0, due - time.monotonic()))  # not time.sleep: libfaketime breaks that
             due = max(due + 1 / options.rate, time.monotonic() - 1)
             call(1)
         return
@@ -251,19 +252,19 @@ def main() -> None:
         caller = threading.Thread(target=cacheless, args=(options, record, stop))
     else:
         caller = threading.Thread(target=calling, args=(options, mesh, record, stop))
-        threading.Thread(target=observing, args=(mesh, record), daemon=True).start()
+        threading.Thread(target=observing, args=(mesh, record, stop), daemon=True).start()
     caller.start()
     for _ in sys.stdin:
+        record.wall = time.time()
         print(json.dumps(vars(record)), flush=True)
     stop.set()
     caller.join()
     mesh.close()
 
 
-def observing(mesh: Mesh, record: Record) -> None:
-    while True:
+def observing(mesh: Mesh, record: Record, stop: threading.Event) -> None:
+    while not stop.wait(0.005):
         record.observe(mesh)
-        time.sleep(0.005)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ class Report:
     first_call_ms: float | None
     first_source: str | None
     timeline: list[tuple[float, bool, int, int]]
+    wall: float
 
     def failed_since(self, when: float) -> list[str]:
         """The calls that failed after ``when``, in words."""

@@ -15,7 +15,7 @@ import pytest
 
 from tests.faults.schedule import Fault, lane, perform, replayable
 from tests.faults.stage import soak_seconds
-from tests.faults.troupe import ALLOWANCE, HEARTBEAT, RATE, TTL, AnyCluster, Lookout, Node, Troupe, clients, registered
+from tests.faults.troupe import ALLOWANCE, HEARTBEAT, PACE, RATE, TTL, AnyCluster, Lookout, Node, Troupe, clients, registered
 from tests.servers.base import eventually
 from tests.servers.cluster import ConsulCluster, EtcdCluster
 from tests.servers.proxy import Proxy
@@ -47,6 +47,7 @@ class Scene:
     """From the first loss on. It ends with :meth:`recovered`."""
 
     def __init__(self, troupe: Troupe, what: str, *lost: Node) -> None:
+        troupe.cluster.restart(*(node for node in troupe.cluster.nodes if not node.alive))  # a scene may have failed
         troupe.await_registered(within=15)
         troupe.await_live(within=15)
         self.troupe, self.what, self.lost = troupe, what, lost
@@ -54,7 +55,7 @@ class Scene:
         self.calls = troupe.consumer.ask().calls
         self.began = time.monotonic()
 
-    def recovered(self, watched: float = 2 * HEARTBEAT + ALLOWANCE) -> None:
+    def recovered(self, watched: float = HEARTBEAT + 2 * ALLOWANCE) -> None:
         """The cluster is whole again at this moment: so is the mesh, in its time, and stays so while it is ``watched``."""
         troupe, back = self.troupe, time.monotonic()
         live = troupe.await_live(within=15)
@@ -65,10 +66,10 @@ class Scene:
         calls, failed = seen.calls - self.calls, seen.failed_since(self.began)
         controls = [len(troupe.controls[node].ask().failed_since(self.began)) for node in self.lost]
         print(f"\n{troupe.cluster.name:6} {self.what}: out for {back - self.began:.1f} s; all registered again after "
-              f"{complete:.2f} s, a change seen after {live:.2f} s\n       {calls} calls in {seconds:.1f} s, {len(failed)} "
+              f"{complete:.2f} s, a change seen after {live:.2f} s\n       {calls} calls, {calls / seconds:.0f} a second, {len(failed)} "
               f"failed, of the controls' {controls}")  # fmt: skip
         assert not failed, troupe.stage.logs()
-        assert calls > 0.7 * RATE * seconds
+        assert calls > PACE * RATE * seconds
         assert complete <= HEARTBEAT + ALLOWANCE, troupe.story()
         assert live <= RECOVERY
         assert all(controls), "a control has not noticed anything"
@@ -97,13 +98,15 @@ def test_a_minority_is_lost(troupe: Troupe) -> None:
 
 def test_the_majority_is_lost_and_comes_back(troupe: Troupe) -> None:
     cluster = troupe.cluster
-    lost = [cluster.await_leader(), max(cluster.followers(), key=clients)]
+    lost = [cluster.await_leader(), max(cluster.followers(), key=lambda node: clients(node, troupe.consumer))]
     scene = Scene(troupe, "majority lost", *lost)
     cluster.kill(*lost)
     time.sleep(OUTAGE)
     assert cluster.leader() is None
-    # A watch that one of the lost had is opened with the survivor, who must not pass for live; else it is checked.
-    eventually(lambda: not troupe.consumer.ask().timeline[-1][1], within=15, what="the view is not live without a quorum")
+    # The consumer's watch was with one of the lost. Opened again with the survivor, it must not pass for live. Consul's may, as
+    # long as the survivor is no more than MESH_STALE_MAX behind.
+    if isinstance(cluster, EtcdCluster):
+        eventually(lambda: not troupe.consumer.ask().timeline[-1][1], within=5, what="the view is not live without a quorum")
     cluster.restart(*lost)
     scene.recovered()
 
@@ -193,7 +196,7 @@ def at_random(troupe: Troupe, seconds: float) -> None:
 
 
 def test_faults_at_random_cost_no_call(troupe: Troupe) -> None:
-    at_random(troupe, 8.0)
+    at_random(troupe, 6.0)
 
 
 @pytest.mark.soak

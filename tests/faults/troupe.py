@@ -8,10 +8,11 @@ kept in memory: they ask their node before each call.
 from __future__ import annotations
 
 import base64
+import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.faults.stage import Process, Stage, everybody_served, newly_listed
@@ -25,6 +26,9 @@ AnyCluster = ConsulCluster | EtcdCluster
 
 PROVIDERS = 3
 RATE = 200
+"""Calls per second."""
+PACE = 0.25
+"""Share of them that must have been made: a busy machine makes fewer, and none of them may fail either."""
 TTL = 6.0
 HEARTBEAT = TTL / 3
 ALLOWANCE = 1.0
@@ -64,11 +68,22 @@ def ident(port: str) -> str:
     return f"orders-127.0.0.1-{port}"
 
 
-def clients(node: Node) -> int:
-    """How many connections its clients have to ``node``."""
+def clients(node: Node, process: Process | None = None) -> int:
+    """How many connections to ``node`` there are, of ``process`` or of anybody."""
     port, established = f":{node.port:04X}", "01"
-    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
-    return sum(local.endswith(port) and state == established for _, local, _, state, *_ in lines)
+    mine = sockets(process) if process else None
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    theirs = [line[9] for line in lines if line[2].endswith(port) and line[3] == established]
+    return sum(mine is None or inode in mine for inode in theirs)
+
+
+def sockets(process: Process) -> set[str]:
+    """The inodes of its sockets."""
+    found = set()
+    for handle in Path(f"/proc/{process.process.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.add(os.readlink(handle).removeprefix("socket:[").rstrip("]"))
+    return found
 
 
 class Lookout:
@@ -109,7 +124,7 @@ class Troupe:
         self.await_registered(within=15)
         self.consumer = self.stage.consumer("--kind", "async", "--tasks", "8", "--rate", str(RATE))
         self.controls = {node: self._control(node) for node in cluster.nodes}
-        everybody_served([self.consumer, *self.controls.values()], self.ports)
+        everybody_served([self.consumer, *self.controls.values()], self.ports, within=20)
 
     def _control(self, node: Node) -> Process:
         return self.stage.consumer("--kind", "cacheless", "--rate", "20", MESH_REGISTRY=self.cluster.url(node))
@@ -137,7 +152,7 @@ class Troupe:
         port, provider = self.stage.provider(MESH_REGISTRY=registry)
         consumer = self.stage.consumer("--rate", "50", MESH_REGISTRY=registry)
         self.ids.add(ident(port))
-        everybody_served([self.consumer, consumer], [*self.ports, port])
+        everybody_served([self.consumer, consumer], [*self.ports, port], within=20)
         try:
             yield consumer
         finally:

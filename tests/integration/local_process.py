@@ -10,16 +10,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import signal
 import sqlite3
 import sys
 import threading
 import time
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-from meshlib.backends import Backend, local_db, local_file, open_backend
+from meshlib.backends import Backend, local_file, open_backend
 from meshlib.errors import RegistryUnavailable
 from meshlib.model import Instance, ServiceUrl
 from meshlib.settings import Settings
@@ -99,10 +96,6 @@ def switch_off(defence: str) -> None:
     match defence:
         case "transactions":
             local_file.Connection = Autocommit  # type: ignore[misc]
-        case "abandoning":
-            local_file._abandon = lambda: None
-        case "pids":
-            local_db.os = SimpleNamespace(getpid=lambda: 1)  # type: ignore[assignment]
 
 
 def fork(path: str) -> None:
@@ -124,28 +117,6 @@ def fork(path: str) -> None:
     say("parent:", still, "child:", os.waitstatus_to_exitcode(status))
 
 
-def orphans(path: str, patience: str) -> None:
-    """Fork a hundred times while threads are inside SQLite, whose mutexes a child inherits as they are; each child drops a
-    connection that no thread uses. Print how many have not ended after ``patience`` seconds."""
-    busy, idle = (local_file.open_file(Path(path), timeout=2) for _ in range(2))
-    for connection, statement in ((busy.writer, "UPDATE meta SET revision = 1"), (busy.reader, "SELECT * FROM meta")):
-        threading.Thread(target=repeat, args=(connection, statement), daemon=True).start()
-    children = []
-    for _ in range(100):
-        children.append(os.fork())
-        if children[-1] == 0:
-            signal.alarm(int(patience))  # Python's own handlers would wait as long as SQLite does
-            del idle
-            gc.collect()
-            os._exit(0)
-    say("hang:", [os.waitpid(child, 0)[1] for child in children].count(signal.SIGALRM))
-
-
-def repeat(connection: sqlite3.Connection, statement: str) -> None:
-    while True:
-        connection.execute(statement).fetchall()
-
-
 async def main(mode: str, path: str, *arguments: str) -> None:
     backend = open_backend(Settings(registry=f"local://{path}"))
     modes = {"register": register, "stay": stay, "beat": beat, "keep": keep, "hold": hold}
@@ -158,7 +129,5 @@ if __name__ == "__main__":
     match sys.argv[2:]:
         case ["fork", path]:
             fork(path)
-        case ["orphans", path, patience]:
-            orphans(path, patience)
         case arguments:
             asyncio.run(main(*arguments))

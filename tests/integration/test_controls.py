@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import signal
 from collections.abc import Iterator
 from contextlib import closing
@@ -270,18 +269,6 @@ async def test_local_file_deleted_and_its_log_left(start: Start, path: Path, mon
         with pytest.raises(RegistryUnavailable, match="I/O error"):
             await registry.fetch(test_local.ORDERS)
     await registry.close()
-
-
-async def test_local_connections_used_by_a_forked_child(start: Start) -> None:
-    process = start("fork", without="pids")
-    assert await test_local.line(process) == "child reads ['parent']"  # through its parent's connection
-    assert await test_local.line(process) == "child writes TimeoutError"  # the thread for it is only in the parent
-    assert await test_local.line(process) == "parent: True child: 0"
-
-
-async def test_local_connections_closed_by_forked_children(start: Start) -> None:
-    said = await test_local.line(start("orphans", 2, without="abandoning"))
-    assert re.fullmatch(r"hang: [1-9]\d*", said)  # some 35 of 100 on two cores
 
 
 async def test_local_file_damaged_and_not_quarantined(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

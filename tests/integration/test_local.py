@@ -168,7 +168,3 @@ async def test_a_forked_child_cannot_use_or_harm_the_connections(start: Start, b
     assert await line(process) == "parent: True child: 0"
     assert process.wait(10) == 0
     assert ids(await backend.registry.fetch(ORDERS)) == ["parent"]
-
-
-async def test_forked_children_end_whatever_the_threads_of_their_parent_were_at(start: Start) -> None:
-    assert await line(start("orphans", 15)) == "hang: 0"

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -37,14 +38,16 @@ def free_port() -> int:
 
 
 def need(program: str) -> str:
-    """The path of ``program``. Without it the test is skipped, saying so; under CI=true it fails."""
-    path = shutil.which(program)
-    if path is None:
-        reason = f"{program} is not installed (scripts/install-servers installs it)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return path
+    """The path of ``program``; see :func:`lacking`."""
+    return shutil.which(program) or lacking(program)
+
+
+def lacking(what: str) -> NoReturn:
+    """The test is skipped, saying so; under CI=true it fails."""
+    reason = f"{what} is not installed (scripts/install-servers installs it)"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 def eventually(check: Callable[[], bool], *, within: float = 10.0, what: str | Callable[[], str] = "") -> float:

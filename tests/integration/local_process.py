@@ -1,6 +1,6 @@
 """A process that shares the local registry:
 
-    python -m tests.integration.local_process --without=[transactions|pids|abandoning] MODE PATH [ARGUMENTS]
+    python -m tests.integration.local_process --without=[transactions] MODE PATH [ARGUMENTS]
 
 Each mode prints a line once it stands where the test wants it. ``--without`` takes a defence away, for the negative controls.
 """

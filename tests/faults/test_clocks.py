@@ -80,7 +80,7 @@ def test_a_wall_clock_that_jumps_changes_nothing(registry: Registry, tmp_path: P
         assert walls[2] < -1e9
         assert listed == {PROVIDERS}
         for one in seen:
-            assert not one.failed, stage.logs()
+            assert not one.failed, f"{one.failed}\n{stage.logs()}"
             assert {tuple(line[1:]) for line in one.seen_since(began)} == {(True, PROVIDERS, 0)}
         newcomer_finds_the_snapshot(registry, stage, tmp_path)
 

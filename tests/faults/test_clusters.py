@@ -68,7 +68,7 @@ class Scene:
         print(f"\n{troupe.cluster.name:6} {self.what}: out for {back - self.began:.1f} s; all registered again after "
               f"{complete:.2f} s, a change seen after {live:.2f} s\n       {calls} calls, {calls / seconds:.0f} a second, {len(failed)} "
               f"failed, of the controls' {controls}")  # fmt: skip
-        assert not failed, troupe.stage.logs()
+        assert not failed, f"{failed}\n{troupe.stage.logs()}"
         assert calls > PACE * RATE * seconds
         assert complete <= HEARTBEAT + ALLOWANCE, troupe.story()
         assert live <= RECOVERY

@@ -60,7 +60,7 @@ class Cast:
 
     def no_call_failed(self, since: float) -> None:
         for report in self.reports():
-            assert not report.failed_since(since), self.stage.logs()
+            assert not (failed := report.failed_since(since)), f"{failed}\n{self.stage.logs()}"
 
     def blind(self, how: str) -> list[Process]:
         """The control where a file is removed: it is made anew so soon that the cacheless one may miss nothing. So here is a

@@ -64,7 +64,9 @@ if TYPE_CHECKING:
     from meshlib.policies.rate_limit import rate_limit
     from meshlib.policies.retry import retry
     from meshlib.policies.timeout import timeout
+    from meshlib.policies import Match, Mirror, Rule, route
     from meshlib.settings import RegistryUrl, Settings
+    from meshlib.subsets import Subset
 
 __all__ = [
     "AttemptError",
@@ -86,8 +88,10 @@ __all__ = [
     "Header",
     "Instance",
     "InvalidAnswer",
+    "Match",
     "Mesh",
     "MeshError",
+    "Mirror",
     "MissingExtra",
     "NoInstances",
     "NotFound",
@@ -102,6 +106,7 @@ __all__ = [
     "RegistryUnavailable",
     "RegistryUrl",
     "RetryBudget",
+    "Rule",
     "ServerError",
     "ServiceUnavailable",
     "ServiceUrl",
@@ -110,6 +115,7 @@ __all__ = [
     "Status",
     "StatusError",
     "StoreError",
+    "Subset",
     "TooManyRequests",
     "Unauthorized",
     "UnprocessableContent",
@@ -127,6 +133,7 @@ __all__ = [
     "put",
     "rate_limit",
     "retry",
+    "route",
     "service_client",
     "time_left",
     "timeout",
@@ -154,7 +161,9 @@ _HOMES = {
     "meshlib.policies.rate_limit": "rate_limit",
     "meshlib.policies.retry": "retry",
     "meshlib.policies.timeout": "timeout",
+    "meshlib.policies": "Match Mirror Rule route",
     "meshlib.settings": "RegistryUrl Settings",
+    "meshlib.subsets": "Subset",
 }
 _MODULES = {"keys", "pickers"}
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

@@ -274,7 +274,14 @@ class Mesh:
         return Site(
             service=str(target.name), method=method, events=self.events, commons=self._commons,
             instances=self._peers, state_dir=lambda: self.settings.state_path,
+            caller=self.settings.service, reach=self._reach,
         )  # fmt: skip
+
+    def _reach(self, name: str) -> tuple[ServiceUrl, Next]:
+        """The way to another service; it is watched from now on, for when it is needed the registry may be gone, too."""
+        target = ServiceUrl.parse(name, namespace=self.settings.namespace)
+        self.prefetch(target)
+        return target, self._innermost(target, None)
 
     def _peers(self) -> int:
         """How many instances of our own service are known, whatever their state: all of them may be calling."""

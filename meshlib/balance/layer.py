@@ -9,6 +9,7 @@ from typing import Protocol
 
 from meshlib.balance.endpoint import Endpoint
 from meshlib.balance.fleet import Fleet
+from meshlib.balance.narrow import narrowed
 from meshlib.balance.pickers import Choose, Picker
 from meshlib.balance.pickers.plain import round_robin
 from meshlib.balance.tiers import NOWHERE, Here, Pool, Tiers
@@ -16,6 +17,7 @@ from meshlib.deadline import bounded, of_attempt
 from meshlib.errors import AttemptError, AttemptTimeout, ConnectFailed, ConnectionLost, DeadlineExceeded, NoInstances
 from meshlib.flow import Call, Flow, Next, Wait, tried_instances
 from meshlib.outcome import Outcome, of_answer, of_error
+from meshlib.subsets import Subset
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +26,9 @@ ANSWERED = Outcome.ANSWERED
 LAST_RESORTS = 3
 """A call that has failed at so many ejected endpoints goes to no further one: with all of a large fleet dead it would try for
 ever."""
+
+SUBSETS = 128
+"""Subsets of a service for which a choice is kept ready."""
 
 
 class Source(Protocol):
@@ -42,7 +47,7 @@ class Source(Protocol):
 
 class Balance:
     """Picks an endpoint for the call, and tells fleet and picker how it did. ``choose`` is ready for the fleet as it is: it
-    is made when the fleet changes, never by a call."""
+    is made when the fleet changes, never by a call. So is the choice from each subset that calls ask for, once one has."""
 
     def __init__(
         self,
@@ -55,6 +60,7 @@ class Balance:
         self.source, self.picker, self._here, self._clock = source, picker, here, clock
         self._tell, self._observe = source.fleet.told, getattr(picker, "observe", None)
         self.choose: Choose = self._refuse
+        self._subsets: dict[Subset, Choose] = {}
         source.fleet.watch(self)
 
     def __call__(self, call: Call, proceed: Next) -> Flow:
@@ -118,17 +124,46 @@ class Balance:
             return self._another(call)
         if call.visited:
             return self._elsewhere(call, call.visited)
+        if call.subset is not None:
+            return self._any(call)
         return self.choose(call)
+
+    def _any(self, call: Call) -> Endpoint:
+        if call.subset is None:
+            return self.choose(call)
+        return (self._subsets.get(call.subset) or self._added(call.subset))(call)
 
     def prepare(self) -> None:
         """See :class:`meshlib.balance.fleet.Watcher`. Of several threads at it, the last sees the newest tiers."""
         fleet, tiers = self.source.fleet, None
         while tiers is not fleet.tiers:
             tiers = fleet.tiers
-            self.choose = self._chooser(tiers.usable, tiers) if tiers.usable else self._refuse
+            self.choose = self._ready(None, tiers)
+            self._subsets = {subset: self._ready(subset, tiers) for subset in list(self._subsets)}
 
-    def _chooser(self, endpoints: tuple[Endpoint, ...], tiers: Tiers) -> Choose:
-        pool = Pool(endpoints, tiers.members, tiers.memo, self._here)
+    def _added(self, subset: Subset) -> Choose:
+        """The choice from a subset that was not asked for before. The oldest make room."""
+        known = self._subsets  # before the tiers: what is put there may be newer than the rest, but never older
+        for old in list(known)[: max(0, len(known) - SUBSETS + 1)]:
+            known.pop(old, None)
+        choose = known[subset] = self._ready(subset, self.source.fleet.tiers)
+        return choose
+
+    def _ready(self, subset: Subset | None, tiers: Tiers) -> Choose:
+        """From the highest tier that has somebody (of ``subset``)."""
+        for tier in (tiers.prime, tiers.reserve, tiers.outliers, _last(tiers, subset)):
+            choose = self._chooser(tier, tiers, subset)
+            if choose is not None:
+                return choose
+        return self._refuse
+
+    def _chooser(self, endpoints: tuple[Endpoint, ...], tiers: Tiers, subset: Subset | None) -> Choose | None:
+        """The picker's choice among ``endpoints``, of ``subset`` if it can be. None when nobody may be chosen."""
+        pool: Pool | None = Pool(endpoints, tiers.members, tiers.memo, self._here) if endpoints else None
+        if pool is not None and subset is not None:
+            pool = narrowed(pool, subset)
+        if pool is None:
+            return None
         try:
             return self.picker(pool)
         except Exception:  # a picker may be anybody's: its bug must not keep the news of an instance from all others
@@ -142,17 +177,20 @@ class Balance:
         for avoided in (visited[:], visited[-1:]):
             left = tuple(endpoint for endpoint in tiers.usable if endpoint not in avoided)
             if left:
-                return self._chooser(left, tiers)(call)
-        return self.choose(call)
+                choose = self._chooser(left, tiers, call.subset)
+                if choose is not None:
+                    return choose(call)
+        return self._any(call)
 
     def _another(self, call: Call) -> Endpoint:
         tiers = self.source.fleet.tiers
-        last = tiers.ejected if call.last_resorts < LAST_RESORTS else ()
+        last = _last(tiers, call.subset) if call.last_resorts < LAST_RESORTS else ()
         for tier in (tiers.prime, tiers.reserve, tiers.outliers, last):
             left = tuple(endpoint for endpoint in tier if endpoint not in call.tried)
-            if left:
-                fresh = tuple(endpoint for endpoint in left if endpoint not in (call.visited or ()))
-                return self._chooser(fresh or left, tiers)(call)
+            fresh = tuple(endpoint for endpoint in left if endpoint not in (call.visited or ()))
+            choose = self._chooser(fresh or left, tiers, call.subset)
+            if choose is not None:
+                return choose(call)
         raise NoInstances(f"{call.target}: no instance is left untried", service=call.target, tried=tried_instances(call.tried))
 
     def _exactly(self, call: Call) -> Endpoint:
@@ -162,4 +200,11 @@ class Balance:
         return endpoint
 
     def _refuse(self, call: Call) -> Endpoint:
-        raise NoInstances(f"{call.target}: {self.source.missing()}", service=call.target)
+        why = self.source.missing()
+        if call.subset is not None and self.source.fleet.tiers.members:
+            why = f"none of {len(self.source.fleet.tiers.members)} instances is a usable one of {call.subset}"
+        raise NoInstances(f"{call.target}: {why}", service=call.target)
+
+
+def _last(tiers: Tiers, subset: Subset | None) -> tuple[Endpoint, ...]:
+    return () if subset is not None and subset.reachable else tiers.ejected

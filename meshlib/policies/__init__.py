@@ -6,7 +6,7 @@ from meshlib.policies.hedge import hedge
 from meshlib.policies.match import Match
 from meshlib.policies.rate_limit import rate_limit
 from meshlib.policies.retry import retry
-from meshlib.policies.route import Mirror, Rule, route
+from meshlib.policies.routes import Mirror, Rule, route
 from meshlib.policies.timeout import timeout
 
 __all__ = ["Match", "Mirror", "RetryBudget", "Rule", "bulkhead", "hedge", "rate_limit", "retry", "route", "timeout"]

@@ -1,4 +1,4 @@
-"""The layer of :class:`~meshlib.policies.route.route`."""
+"""The layer of :class:`~meshlib.policies.routes.route`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from meshlib.flow import Aside, Call, Flow, Next
 from meshlib.keys import Key, not_bytes
 from meshlib.model import ServiceUrl
 from meshlib.policies.base import Site
-from meshlib.policies.route import Mirror, Rule, route
+from meshlib.policies.routes import Mirror, Rule, route
 from meshlib.subsets import Subset
 
 SHADOW: Final = (b"X-Mesh-Shadow", b"1")

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from meshlib.balance.endpoint import Endpoint
+from meshlib.balance.explain import Seen
 from meshlib.balance.fleet import Fleet
-from meshlib.balance.narrow import narrowed
+from meshlib.balance.narrow import among, eligible, usable
 from meshlib.balance.pickers import Choose, Picker
 from meshlib.balance.pickers.plain import round_robin
 from meshlib.balance.tiers import NOWHERE, Here, Pool, Tiers
@@ -22,10 +23,6 @@ from meshlib.subsets import Subset
 log = logging.getLogger(__name__)
 
 ANSWERED = Outcome.ANSWERED
-
-LAST_RESORTS = 3
-"""A call that has failed at so many ejected endpoints goes to no further one: with all of a large fleet dead it would try for
-ever."""
 
 SUBSETS = 128
 """Subsets of a service for which a choice is kept ready."""
@@ -77,14 +74,14 @@ class Balance:
         try:
             response = yield from proceed(attempt)
         except AttemptError as failure:
-            self._failed(endpoint, failure, start, last_resort=last_resort)
+            self._failed(endpoint, failure, start, call, last_resort=last_resort)
             attempt.close()
             raise
         except DeadlineExceeded as late:
             attempt.close()
             if attempt.deadline == call.deadline:
                 raise
-            raise self._failed(endpoint, of_attempt(late), start, last_resort=last_resort) from late
+            raise self._failed(endpoint, of_attempt(late), start, call, last_resort=last_resort) from late
         except BaseException:
             attempt.close()  # a layer below may have refused before anything was sent
             raise
@@ -102,8 +99,10 @@ class Balance:
             self._observe(endpoint, now - start, outcome, now)
         return now - start
 
-    def _failed(self, endpoint: Endpoint, failure: AttemptError, start: float, *, last_resort: bool) -> AttemptError:
-        failure.endpoint, failure.last_resort = endpoint, last_resort
+    def _failed(
+        self, endpoint: Endpoint, failure: AttemptError, start: float, call: Call, *, last_resort: bool
+    ) -> AttemptError:
+        failure.endpoint, failure.last_resort, failure.seen = endpoint, last_resort, self._seen(call)
         seconds = self._told(endpoint, start, of_error(failure))
         if isinstance(failure, (ConnectFailed, ConnectionLost)):
             self.source.fleet.eject(endpoint)
@@ -150,20 +149,10 @@ class Balance:
         return choose
 
     def _ready(self, subset: Subset | None, tiers: Tiers) -> Choose:
-        """From the highest tier that has somebody (of ``subset``)."""
-        for tier in (tiers.prime, tiers.reserve, tiers.outliers, _last(tiers, subset)):
-            choose = self._chooser(tier, tiers, subset)
-            if choose is not None:
-                return choose
-        return self._refuse
+        pool = eligible(tiers, subset, here=self._here)
+        return self._refuse if pool is None else self._chooser(pool)
 
-    def _chooser(self, endpoints: tuple[Endpoint, ...], tiers: Tiers, subset: Subset | None) -> Choose | None:
-        """The picker's choice among ``endpoints``, of ``subset`` if it can be. None when nobody may be chosen."""
-        pool: Pool | None = Pool(endpoints, tiers.members, tiers.memo, self._here) if endpoints else None
-        if pool is not None and subset is not None:
-            pool = narrowed(pool, subset)
-        if pool is None:
-            return None
+    def _chooser(self, pool: Pool) -> Choose:
         try:
             return self.picker(pool)
         except Exception:  # a picker may be anybody's: its bug must not keep the news of an instance from all others
@@ -175,36 +164,38 @@ class Balance:
         have brought it here, so nobody is called who would not be called otherwise."""
         tiers = self.source.fleet.tiers
         for avoided in (visited[:], visited[-1:]):
-            left = tuple(endpoint for endpoint in tiers.usable if endpoint not in avoided)
-            if left:
-                choose = self._chooser(left, tiers, call.subset)
-                if choose is not None:
-                    return choose(call)
+            left = tuple(endpoint for endpoint in usable(tiers, call.subset) if endpoint not in avoided)
+            pool = among(left, tiers, call.subset, self._here)
+            if pool is not None:
+                return self._chooser(pool)(call)
         return self._any(call)
 
     def _another(self, call: Call) -> Endpoint:
         tiers = self.source.fleet.tiers
-        last = _last(tiers, call.subset) if call.last_resorts < LAST_RESORTS else ()
-        for tier in (tiers.prime, tiers.reserve, tiers.outliers, last):
-            left = tuple(endpoint for endpoint in tier if endpoint not in call.tried)
-            fresh = tuple(endpoint for endpoint in left if endpoint not in (call.visited or ()))
-            choose = self._chooser(fresh or left, tiers, call.subset)
-            if choose is not None:
-                return choose(call)
-        raise NoInstances(f"{call.target}: no instance is left untried", service=call.target, tried=tried_instances(call.tried))
+        pool = eligible(
+            tiers, call.subset, here=self._here, tried=call.tried, visited=call.visited or (), last_resorts=call.last_resorts
+        )
+        if pool is None:
+            raise self._nobody(call, "no instance is left untried")
+        return self._chooser(pool)(call)
 
     def _exactly(self, call: Call) -> Endpoint:
         endpoint = self.source.fleet.find(call.target.instance)
         if endpoint is None or endpoint in call.tried:
-            raise NoInstances(f"{call.target}: {self.source.missing()}", service=call.target)
+            raise self._nobody(call, self.source.missing())
         return endpoint
 
     def _refuse(self, call: Call) -> Endpoint:
-        why = self.source.missing()
-        if call.subset is not None and self.source.fleet.tiers.members:
-            why = f"none of {len(self.source.fleet.tiers.members)} instances is a usable one of {call.subset}"
-        raise NoInstances(f"{call.target}: {why}", service=call.target)
+        listed = len(self.source.fleet.tiers.members)
+        if call.subset is not None and listed:
+            raise self._nobody(call, f"none of {listed} instances is a usable one of {call.subset}")
+        raise self._nobody(call, self.source.missing())
 
+    def _nobody(self, call: Call, why: str) -> NoInstances:
+        error = NoInstances(f"{call.target}: {why}", service=call.target, tried=tried_instances(call.tried))
+        error.seen = self._seen(call)
+        return error
 
-def _last(tiers: Tiers, subset: Subset | None) -> tuple[Endpoint, ...]:
-    return () if subset is not None and subset.reachable else tiers.ejected
+    def _seen(self, call: Call) -> Seen:
+        fleet = self.source.fleet
+        return Seen(fleet, fleet.tiers, fleet.snapshot, call)

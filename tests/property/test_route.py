@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from meshlib.balance.endpoint import Ejection, Endpoint, Reason
 from meshlib.balance.fleet import Fleet
-from meshlib.balance.layer import LAST_RESORTS, Balance
+from meshlib.balance.layer import Balance
+from meshlib.balance.narrow import LAST_RESORTS
 from meshlib.balance.outliers import Rules
 from meshlib.balance.pickers import random as anyone
 from meshlib.errors import NoInstances
@@ -137,9 +138,9 @@ def test_who_may_be_picked() -> None:
 @pytest.mark.parametrize(
     ("where", "broken"),
     [
-        ("meshlib.balance.layer.narrowed", lambda pool, _subset: pool),
+        ("meshlib.balance.narrow.narrowed", lambda pool, _subset: pool),
         ("meshlib.balance.narrow.first", lambda pool, _name, size: pool.endpoints[:size]),
-        ("meshlib.balance.layer._last", lambda tiers, _subset: tiers.ejected),
+        ("meshlib.balance.narrow._last", lambda tiers, _subset, _last_resorts: tiers.ejected),
         ("meshlib.balance.layer.Balance.prepare", lambda _self: None),
     ],
 )

@@ -166,6 +166,17 @@ def test_a_copy_neither_delays_nor_fails_its_call(end: type) -> None:
     assert eventually(lambda: idle(known))
 
 
+def test_a_copy_that_is_made_by_the_call_itself_fails_it() -> None:
+    """The control."""
+
+    def inline(call: Call, proceed: Next) -> Flow:
+        yield from proceed(call_to(b"/copy"))
+        return (yield from proceed(call))
+
+    with pytest.raises(ZeroDivisionError):
+        run(compose([inline], governed(fleet("a"))), call_to(), Script(ZeroDivisionError, Answer()))
+
+
 @pytest.mark.parametrize("end", [Answer, ConnectFailed, ZeroDivisionError])
 def test_the_same_with_asyncio(end: type) -> None:
     known, seen, answer = fleet("a"), [], Answer()

@@ -9,7 +9,8 @@ from importlib.metadata import EntryPoint, EntryPoints
 import pytest
 
 from meshlib.balance.endpoint import Endpoint
-from meshlib.balance.layer import LAST_RESORTS, Balance
+from meshlib.balance.layer import Balance
+from meshlib.balance.narrow import LAST_RESORTS
 from meshlib.balance.pickers import GROUP, Choose, named
 from meshlib.balance.tiers import Pool
 from meshlib.errors import AttemptTimeout, ConfigError, ConnectFailed, ConnectionLost, NoInstances

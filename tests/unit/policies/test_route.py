@@ -94,7 +94,7 @@ def test_subsets(subset: Subset, outcomes: list[Any], where: str) -> None:
 
 def test_without_the_subset_calls_go_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """The control of the rows above: a balancer that does not heed it."""
-    monkeypatch.setattr("meshlib.balance.layer.narrowed", lambda pool, _subset: pool)
+    monkeypatch.setattr("meshlib.balance.narrow.narrowed", lambda pool, _subset: pool)
     assert [sent(versions(), route(Rule(to=row[0])), call_to()) for row in ROWS] == ["a"] * len(ROWS)
 
 
@@ -318,6 +318,13 @@ def test_the_ejected_wait_for_whoever_is_well_elsewhere() -> None:
     assert elsewhere(known, fleet())[0] == "a", "and are tried when nobody is there either"
     dead = fleet("x")
     assert elsewhere(known, dead, FAIL, Answer())[0] == "x a"
+
+
+def test_the_control_of_the_ejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meshlib.policies.routing._reachable", lambda subset: subset)
+    known = fleet("a")
+    known.eject(known.find("a"))
+    assert elsewhere(known, fleet("x"), FAIL, Answer())[0] == "a x", "each call would find out anew"
 
 
 def test_a_strict_subset_goes_elsewhere_and_others_stay() -> None:

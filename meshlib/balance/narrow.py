@@ -67,8 +67,18 @@ def narrowed(pool: Pool, subset: Subset) -> Pool | None:
 
 def _part(pool: Pool, subset: Subset) -> Pool | None:
     anybody = not (subset.labels or subset.version or subset.zone)
-    part = pool if anybody else pool.part(("subset", subset), lambda one: subset.mismatch(one.instance) is None)
+    part = pool if anybody else pool.part(("subset", subset), _matching(pool, subset).__contains__)
     if part is None or not 0 < subset.instances < len(part.endpoints):
         return part
     chosen = set(first(part, "", subset.instances))  # no name: every process means the same ones
     return part.part(("first", subset.instances), chosen.__contains__)
+
+
+def _matching(pool: Pool, subset: Subset) -> frozenset[Endpoint]:
+    """Who matches ``subset``, healthy or not: asked once per membership, for ejections happen in the threads of calls."""
+    key = ("matching", subset.labels, subset.version, subset.zone)
+    known: frozenset[Endpoint] | None = pool.memo.get(key)
+    if known is None:
+        members = pool.members or pool.endpoints
+        known = pool.memo[key] = frozenset(one for one in members if subset.mismatch(one.instance) is None)
+    return known

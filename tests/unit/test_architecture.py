@@ -47,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "discovery": SETTINGS | {"backends", "files", "threads"} | {"balance", "flow"},
     "addressing": SETTINGS | {"flow", "balance"},
     "transport": SETTINGS | {"addressing", "flow", "balance"},
-    "client": SETTINGS | {"deadline", "events", "flow", "balance", "outcome", "policies", "text", "transport"},
+    "client": SETTINGS | {"deadline", "events", "flow", "balance", "outcome", "policies", "subsets", "text", "transport"},
     "mounts": SETTINGS | {"deadline", "flow", "balance", "client", "policies", "transport"},
     "server": FLOW | {"deadline", "security", "policies"},
     "testing": FLOW,
@@ -183,7 +183,16 @@ def test_importing_the_package_loads_next_to_nothing() -> None:
 
 def test_using_it_loads_no_backend_and_no_extra() -> None:
     names = loaded("from meshlib import Mesh, service_client, get")
-    heavy = {"consul", "sqlite3", "httpx", "pydantic", "meshlib.backends.local", "meshlib.backends.consul", "meshlib.testing"}
+    heavy = {
+        "consul",
+        "sqlite3",
+        "httpx",
+        "pydantic",
+        "semantic_version",
+        "meshlib.backends.local",
+        "meshlib.backends.consul",
+        "meshlib.testing",
+    }
     assert not names & heavy
     assert {"meshlib.mesh", "meshlib.client.stub"} <= names
 

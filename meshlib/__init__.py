@@ -61,10 +61,11 @@ if TYPE_CHECKING:
     from meshlib.policies.budget import RetryBudget
     from meshlib.policies.bulkhead import bulkhead
     from meshlib.policies.hedge import hedge
+    from meshlib.policies.match import Match
     from meshlib.policies.rate_limit import rate_limit
     from meshlib.policies.retry import retry
+    from meshlib.policies.routes import Mirror, Rule, route
     from meshlib.policies.timeout import timeout
-    from meshlib.policies import Match, Mirror, Rule, route
     from meshlib.settings import RegistryUrl, Settings
     from meshlib.subsets import Subset
 
@@ -158,10 +159,11 @@ _HOMES = {
     "meshlib.policies.budget": "RetryBudget",
     "meshlib.policies.bulkhead": "bulkhead",
     "meshlib.policies.hedge": "hedge",
+    "meshlib.policies.match": "Match",
     "meshlib.policies.rate_limit": "rate_limit",
     "meshlib.policies.retry": "retry",
+    "meshlib.policies.routes": "Mirror Rule route",
     "meshlib.policies.timeout": "timeout",
-    "meshlib.policies": "Match Mirror Rule route",
     "meshlib.settings": "RegistryUrl Settings",
     "meshlib.subsets": "Subset",
 }

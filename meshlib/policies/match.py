@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 from urllib.parse import unquote_to_bytes
 
+from meshlib import keys
 from meshlib.errors import ConfigError
 from meshlib.flow import Call
 from meshlib.keys import header, parameter
@@ -15,9 +16,6 @@ from meshlib.patterns import Patterns, matcher, named_patterns, patterns
 Test: TypeAlias = Callable[[Call], bool]
 Text: TypeAlias = str | Iterable[str]
 Named: TypeAlias = Mapping[str, Text] | tuple[tuple[str, Patterns], ...]
-
-CALLER: Final = "x-mesh-caller"
-"""The header in which a caller says its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +95,7 @@ def _keyed(key: Callable[[Call], bytes | None], wanted: Patterns) -> Test:
 
 
 def _caller(test: Callable[[str], bool], own: str) -> Test:
-    said = header(CALLER)
+    said = keys.caller()
 
     def caller(call: Call) -> bool:
         value = said(call)

@@ -169,10 +169,12 @@ class _Copies:
 
     def send(self, call: Call, proceed: Next) -> Flow:
         """Send one, if this call is to have one."""
-        if not call.replayable or (self._share < 1.0 and self._site.uniform() >= self._share):
+        if call.visited or not call.replayable:  # a repeated call had its copy
+            return
+        if self._share < 1.0 and self._site.uniform() >= self._share:
             return
         copy = call.__copy__()
-        copy.headers, copy.subset, copy.closers = [*call.headers, SHADOW], self._subset, None
+        copy.headers, copy.subset, copy.closers, copy.visited = [*call.headers, SHADOW], self._subset, None, None
         if self._elsewhere is not None:
             copy, proceed = _at(copy, self._elsewhere.target, self._subset), self._elsewhere.proceed
         if not (yield Aside(proceed, copy)):

@@ -132,6 +132,41 @@ def test_draining_ones_of_the_subset_come_after_healthy_ones_elsewhere() -> None
     assert sent(known, route(Rule(to=Subset(version="^2", strict=True))), call_to()) == "b"
 
 
+@pytest.mark.parametrize(
+    ("subset", "visited", "where"),
+    [
+        (Subset(version="^2"), "", "c"),
+        (Subset(version="^2"), "c", "d"),
+        (Subset(version="^2"), "cd", "a"),
+        (Subset(version="^2", strict=True), "c", "d"),
+        (Subset(version="^2", strict=True), "dc", "d"),
+        (Subset(version="^2", strict=True, zone="z1"), "c", "c"),
+        (Subset(version="^2", zone="z1"), "c", "a"),
+        (Subset(version="^3", strict=True), "a", "NoInstances"),
+    ],
+)
+def test_a_repeated_call_stays_in_its_subset_and_goes_elsewhere_in_it(subset: Subset, visited: str, where: str) -> None:
+    known = versions()
+    call = call_to().apart([known.find(name) for name in visited])
+    assert sent(known, route(Rule(to=subset)), call) == where
+
+
+def test_a_repeated_call_is_not_sent_to_the_ejected_where_none_may() -> None:
+    known = fleet("a")
+    known.eject(known.find("a"))
+    call = call_to().apart([known.find("a")])
+    assert sent(known, route(Rule(to=Subset(reachable=True))), call) == "NoInstances"
+
+
+def test_failover_of_a_repeated_call_prefers_those_it_was_not_at() -> None:
+    known = versions()
+    call = call_to().apart([known.find("d")])
+    assert sent(known, route(Rule(to=Subset(version="^2"))), call, FAIL, Answer()) == "c a"
+    known = versions()
+    call = call_to().apart([known.find("d")])
+    assert sent(known, route(Rule(to=Subset(version="^2", strict=True))), call, FAIL, Answer()) == "c d"
+
+
 # -- which calls
 
 CALLS = [
@@ -385,6 +420,13 @@ def test_a_copy_says_that_it_is_one_and_goes_nowhere_else() -> None:
 
 def test_only_what_can_be_sent_twice_is_copied() -> None:
     assert not copies(Mirror(to=V2), call_to(method="POST", replayable=False))
+
+
+def test_a_repeated_call_has_one_copy_that_knows_nothing_of_it() -> None:
+    call, visited = call_to(), fleet("a").tiers.prime
+    (copy,) = copies(Mirror(to=V2), call.apart([]))
+    assert copy.visited is None
+    assert not copies(Mirror(to=V2), call.apart(list(visited)))
 
 
 def test_a_percentage_of_calls_is_copied() -> None:

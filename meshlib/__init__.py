@@ -61,10 +61,13 @@ if TYPE_CHECKING:
     from meshlib.policies.budget import RetryBudget
     from meshlib.policies.bulkhead import bulkhead
     from meshlib.policies.hedge import hedge
+    from meshlib.policies.match import Match
     from meshlib.policies.rate_limit import rate_limit
     from meshlib.policies.retry import retry
+    from meshlib.policies.routes import Mirror, Rule, route
     from meshlib.policies.timeout import timeout
     from meshlib.settings import RegistryUrl, Settings
+    from meshlib.subsets import Subset
 
 __all__ = [
     "AttemptError",
@@ -86,8 +89,10 @@ __all__ = [
     "Header",
     "Instance",
     "InvalidAnswer",
+    "Match",
     "Mesh",
     "MeshError",
+    "Mirror",
     "MissingExtra",
     "NoInstances",
     "NotFound",
@@ -102,6 +107,7 @@ __all__ = [
     "RegistryUnavailable",
     "RegistryUrl",
     "RetryBudget",
+    "Rule",
     "ServerError",
     "ServiceUnavailable",
     "ServiceUrl",
@@ -110,6 +116,7 @@ __all__ = [
     "Status",
     "StatusError",
     "StoreError",
+    "Subset",
     "TooManyRequests",
     "Unauthorized",
     "UnprocessableContent",
@@ -127,6 +134,7 @@ __all__ = [
     "put",
     "rate_limit",
     "retry",
+    "route",
     "service_client",
     "time_left",
     "timeout",
@@ -151,10 +159,13 @@ _HOMES = {
     "meshlib.policies.budget": "RetryBudget",
     "meshlib.policies.bulkhead": "bulkhead",
     "meshlib.policies.hedge": "hedge",
+    "meshlib.policies.match": "Match",
     "meshlib.policies.rate_limit": "rate_limit",
     "meshlib.policies.retry": "retry",
+    "meshlib.policies.routes": "Mirror Rule route",
     "meshlib.policies.timeout": "timeout",
     "meshlib.settings": "RegistryUrl Settings",
+    "meshlib.subsets": "Subset",
 }
 _MODULES = {"keys", "pickers"}
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

@@ -75,8 +75,13 @@ class CallError(MeshError):
     """A call by name did not produce a usable answer.
 
     ``service`` is the :class:`~meshlib.model.ServiceUrl` called, ``instance`` the last
-    :class:`~meshlib.model.Instance` tried (or None), ``tried`` all of them in order.
+    :class:`~meshlib.model.Instance` tried (or None), ``tried`` all of them in order; :meth:`explain` says why.
     """
+
+    history: Sequence[str] = ()
+    """How each attempt failed, in order."""
+    seen: object = None
+    """Whom the call could have gone to, as text: the balancer's, for :meth:`explain`."""
 
     def __init__(
         self,
@@ -88,6 +93,18 @@ class CallError(MeshError):
     ) -> None:
         self.service, self.instance, self.tried = service, instance, tuple(tried)
         super().__init__(message)
+
+    def explain(self) -> str:
+        """What was tried and how it failed, and of every instance why the call could go there or not: several lines of text."""
+        lines = [f"{type(self).__name__}: {self}"]
+        retry_after = getattr(self, "retry_after", None)
+        if retry_after is not None:
+            lines.append(f"again in {retry_after:.3g} s")
+        if self.__cause__ is not None:
+            lines.append(f"because of {type(self.__cause__).__name__}: {self.__cause__}")
+        attempts = self.history or [f"{one.id} at {one.netloc}" for one in self.tried]
+        lines += [f"attempt {number}: {each}" for number, each in enumerate(attempts, 1)]
+        return "\n".join(lines if self.seen is None else [*lines, str(self.seen)])
 
 
 class NoInstances(CallError):

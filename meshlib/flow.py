@@ -25,9 +25,12 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import msgspec
 
+from meshlib.background import BACKGROUND
+
 if TYPE_CHECKING:
     from meshlib.balance.endpoint import Endpoint
     from meshlib.model import ServiceUrl
+    from meshlib.subsets import Subset
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +65,7 @@ class Call(msgspec.Struct, eq=False):
     ``last_resorts`` were ejected when they were tried; ``visited`` those that all attempts of a call which is repeated went
     to, one list that they share: another attempt goes elsewhere if it can. It is None where nothing above repeats.
     ``arguments`` are those of a declared method or a function by their Python names, defaults included, None for any other
-    call.
+    call; ``subset`` the instances that a rule wants it to go to, None for any.
     """
 
     target: ServiceUrl
@@ -80,6 +83,7 @@ class Call(msgspec.Struct, eq=False):
     visited: list[Endpoint] | None = None
     closers: list[Callable[[], object]] | None = None
     arguments: Mapping[str, Any] | None = None
+    subset: Subset | None = None
 
     if TYPE_CHECKING:
 
@@ -190,7 +194,15 @@ class Race(msgspec.Struct, eq=False):
     delay: float
 
 
-Effect: TypeAlias = Send | Sleep | Wait | Close | Race
+class Aside(msgspec.Struct, eq=False):
+    """Effect: perform ``proceed(call)`` in the background and drop its answer. The flow goes on at once, whatever becomes of
+    it; answered with False when so much is under way there that it was not begun."""
+
+    proceed: Callable[[Call], Flow]
+    call: Call
+
+
+Effect: TypeAlias = Send | Sleep | Wait | Close | Race | Aside
 Flow: TypeAlias = Generator[Effect, Any, Any]
 Next: TypeAlias = Callable[[Call], Flow]
 
@@ -291,6 +303,9 @@ def _perform(effect: Effect, sender: Sender, sleep: Callable[[float], None], ans
         _forget(answers, effect.response)
         sender.drop(effect.response)
         return None
+    if type(effect) is Aside:
+        aside = effect
+        return BACKGROUND.run(lambda: sender.drop(run(aside.proceed, aside.call, sender)))
     assert type(effect) is Race, effect
     answers.append(_race(effect, sender))
     return answers[-1]
@@ -494,9 +509,16 @@ async def _aperform(effect: Effect, sender: AsyncSender, answers: list[Any]) -> 
         _forget(answers, effect.response)
         await sender.drop(effect.response)
         return None
+    if type(effect) is Aside:
+        aside = effect
+        return BACKGROUND.begin(lambda: _aaside(aside, sender))
     assert type(effect) is Race, effect
     answers.append(await _arace(effect, sender))
     return answers[-1]
+
+
+async def _aaside(effect: Aside, sender: AsyncSender) -> None:
+    await sender.drop(await arun(effect.proceed, effect.call, sender))
 
 
 async def _adrop(answers: list[Any], sender: AsyncSender, keep: Any = None) -> None:

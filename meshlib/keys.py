@@ -96,6 +96,23 @@ def caller() -> Key:
     return _caller
 
 
+def named(text: str, where: str) -> Key:
+    """The key that ``text`` writes: ``"header:x-user-id"``, ``"cookie:session"``, ``"parameter:customer"``, ``"path"`` or
+    ``"caller"``. Raises :class:`ConfigError` naming ``where``."""
+    kind, _, name = text.partition(":")
+    plain = {"path": path, "caller": caller}.get(text)
+    if plain is not None:
+        return plain()
+    make = {"header": header, "cookie": cookie, "parameter": parameter}.get(kind)
+    try:
+        if make is not None:
+            return make(name)
+    except ConfigError:
+        pass
+    allowed = "header:NAME, cookie:NAME, parameter:NAME, path and caller are allowed"
+    raise ConfigError(where, f"{text!r:.60} is no key; {allowed}", example='"header:x-user-id"')
+
+
 def checked(key: Any, where: str) -> Key:
     """``key`` if it can be one. Raises :class:`ConfigError`."""
     if not callable(key):

@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Self, TypeVar
 
@@ -24,6 +24,7 @@ from meshlib.balance.outliers import Rules
 from meshlib.balance.pickers import Picker, named
 from meshlib.balance.tiers import Here
 from meshlib.client.declare import Method
+from meshlib.client.explain import Explanation, ways
 from meshlib.client.stack import Stack, innermost
 from meshlib.client.stub import AsyncStub, SyncStub, declaration_of, implement
 from meshlib.discovery.follow import Follower, Surroundings
@@ -33,7 +34,7 @@ from meshlib.discovery.store import SnapshotStore
 from meshlib.discovery.view import View
 from meshlib.errors import ConfigError
 from meshlib.events import Events
-from meshlib.flow import Next
+from meshlib.flow import Call, Next
 from meshlib.lifecycle import Registration
 from meshlib.model import ServiceUrl, Snapshot
 from meshlib.mounts import AsyncMeshClient, AsyncMeshTransport, MeshClient, MeshTransport
@@ -81,6 +82,7 @@ class Mesh:
         # A view lives while a client holds it or it is watched: hosts that were called once leave nothing behind.
         self._views: weakref.WeakValueDictionary[ServiceUrl, View] = weakref.WeakValueDictionary()
         self._own: View | None = None  # of our own service, once somebody shares a quota with its other instances
+        self._stacks_known: weakref.WeakSet[Stack] = weakref.WeakSet()
         self._registrations: list[Registration] = []
         self._inherited: list[int | None] = []  # ports that the parent of this process had registered
         self._lock = threading.Lock()
@@ -109,7 +111,7 @@ class Mesh:
 
         def stack(method: Method) -> Stack:
             policies = overlaid(declaration.policies, method.policies)
-            return Stack(self._site(target, f"{cls.__qualname__}.{method.name}"), policies, below)
+            return self._stack(target, policies, below, f"{cls.__qualname__}.{method.name}")
 
         self.prefetch(target)
         return implement(  # type: ignore[no-any-return]
@@ -169,6 +171,28 @@ class Mesh:
     def view(self, name: str | ServiceUrl) -> View:
         """The live view of a service: its snapshot, whether it is live, and if not, why."""
         return self._view(ServiceUrl.parse(name, namespace=self.settings.namespace))
+
+    def explain(
+        self,
+        name: str | ServiceUrl,
+        *,
+        method: str = "GET",
+        path: str = "/",
+        headers: Mapping[str, str] | None = None,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> Explanation:
+        """What would become of a call now, through every client of the service that this mesh has: which policies are in force
+        and what they say, and of each instance whether the call may go there, and if not, why. ``str()`` of it is for people.
+        Nothing is called; a service that is not known yet is waited for as by :meth:`snapshot`."""
+        target = ServiceUrl.parse(name, namespace=self.settings.namespace)
+        raw = [(key.encode("latin-1"), value.encode("latin-1")) for key, value in (headers or {}).items()]
+        call = Call(target, method.upper(), path.encode(), raw, arguments=arguments)
+        known, view = self.snapshot(target), self._view(target)
+        with self._lock:
+            stacks = [stack for stack in self._stacks_known if stack.site.service == str(target.name)]
+        age = None if known is None else known.age(time.time())
+        return Explanation(target, f"{call.method} {path}", known, age, view.live, view.problem,
+                           ways(view.fleet, call, stacks))  # fmt: skip
 
     # -- providers
 
@@ -258,7 +282,7 @@ class Mesh:
         known: dict[str, tuple[ServiceUrl, Stack]] = {}
 
         def made(target: ServiceUrl) -> tuple[ServiceUrl, Stack]:
-            return target, Stack(self._site(target), given, self._innermost(target, chosen))
+            return target, self._stack(target, given, self._innermost(target, chosen))
 
         if name is not None:
             target = ServiceUrl.parse(name, namespace=self.settings.namespace)
@@ -270,11 +294,24 @@ class Mesh:
 
         return lambda host: known.get(host) or stack_of(host)
 
+    def _stack(self, target: ServiceUrl, policies: Iterable[Policy], below: Next, method: str = "") -> Stack:
+        stack = Stack(self._site(target, method), tuple(policies), below)
+        with self._lock:
+            self._stacks_known.add(stack)
+        return stack
+
     def _site(self, target: ServiceUrl, method: str = "") -> Site:
         return Site(
             service=str(target.name), method=method, events=self.events, commons=self._commons,
             instances=self._peers, state_dir=lambda: self.settings.state_path,
+            caller=self.settings.service, reach=self._reach,
         )  # fmt: skip
+
+    def _reach(self, name: str) -> tuple[ServiceUrl, Next]:
+        """The way to another service; it is watched from now on, for when it is needed the registry may be gone, too."""
+        target = ServiceUrl.parse(name, namespace=self.settings.namespace)
+        self.prefetch(target)
+        return target, self._innermost(target, None)
 
     def _peers(self) -> int:
         """How many instances of our own service are known, whatever their state: all of them may be calling."""

@@ -31,7 +31,7 @@ class Watcher(Protocol):
 
 
 class Fleet:
-    """All endpoints of ``service``. Thread-safe; readers take :attr:`tiers` without a lock.
+    """All endpoints of ``service``, as the ``snapshot`` lists them. Thread-safe; readers take :attr:`tiers` without a lock.
 
     ``on_eject`` is told of each endpoint taken out (see to its return: :meth:`restore`), ``on_drained`` of each that is
     gone and idle (close its connections), ``on_due`` when there is something to judge (have :meth:`judge` called soon, not
@@ -52,7 +52,7 @@ class Fleet:
         self.tiers = Tiers()
         self._on_eject, self._on_drained, self._on_due, self._clock = on_eject, on_drained, on_due, clock
         self._outliers = Outliers(self.rules, clock())
-        self._snapshot: Snapshot | None = None
+        self.snapshot: Snapshot | None = None
         self._endpoints: dict[str, Endpoint] = {}
         self._memo: dict[Any, Any] = {}
         self._watchers: weakref.WeakSet[Watcher] = weakref.WeakSet()
@@ -63,8 +63,8 @@ class Fleet:
     def update(self, snapshot: Snapshot) -> None:
         """Take over ``snapshot``. An endpoint of the same generation keeps its state, others start afresh."""
         with self._lock:
-            joined = 0.0 if self._snapshot is None else self._clock()
-            before, self._snapshot, self._memo = self._endpoints, snapshot, {}
+            joined = 0.0 if self.snapshot is None else self._clock()
+            before, self.snapshot, self._memo = self._endpoints, snapshot, {}
             self._endpoints = now = {}
             for instance in snapshot.instances:
                 endpoint = before.get(instance.id)
@@ -164,6 +164,10 @@ class Fleet:
         """The endpoint of exactly this instance, whatever its status."""
         return self._endpoints.get(instance_id)
 
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """All that are listed, whatever their status."""
+        return tuple(self._endpoints.values())
+
     def watch(self, watcher: Watcher) -> None:
         """Have ``watcher.prepare()`` called now and after every change of the tiers, for as long as it lives."""
         with self._lock:
@@ -180,7 +184,7 @@ class Fleet:
         self._tell()
 
     def _sort(self) -> None:
-        suspects = self._snapshot.suspects if self._snapshot else frozenset()
+        suspects = self.snapshot.suspects if self.snapshot else frozenset()
         self.tiers = sort(self._endpoints.values(), suspects, panic=self.rules.panic, memo=self._memo)
 
     def _tell(self) -> None:

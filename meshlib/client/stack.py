@@ -20,12 +20,12 @@ send
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from meshlib.balance.layer import Balance, Source
 from meshlib.balance.pickers import Picker
 from meshlib.balance.tiers import Here
-from meshlib.flow import Layer, Next, compose
+from meshlib.flow import Call, Layer, Next, compose
 from meshlib.policies.base import Policy, Site, overlaid
 from meshlib.policies.failover import Failover
 
@@ -51,6 +51,12 @@ class Stack:
         self._below = below
         self._bound: dict[Policy, Layer] = {}
         self.overlay(())
+
+    def explain(self, call: Call) -> list[tuple[str, Any]]:
+        """What the layers that have an ``explain(call)`` say of ``call``, each with the kind of its policy: what they would do
+        with it now, changing nothing."""
+        asked = ((policy.kind, getattr(layer, "explain", None)) for policy, layer in self._bound.items())
+        return [(kind, explain(call)) for kind, explain in asked if explain is not None]
 
     def overlay(self, rules: Iterable[Policy]) -> None:
         """Put ``rules`` (of a document) over the policies of the code."""

@@ -3,8 +3,10 @@
 from meshlib.policies.budget import RetryBudget
 from meshlib.policies.bulkhead import bulkhead
 from meshlib.policies.hedge import hedge
+from meshlib.policies.match import Match
 from meshlib.policies.rate_limit import rate_limit
 from meshlib.policies.retry import retry
+from meshlib.policies.routes import Mirror, Rule, route
 from meshlib.policies.timeout import timeout
 
-__all__ = ["RetryBudget", "bulkhead", "hedge", "rate_limit", "retry", "timeout"]
+__all__ = ["Match", "Mirror", "RetryBudget", "Rule", "bulkhead", "hedge", "rate_limit", "retry", "route", "timeout"]

@@ -17,7 +17,8 @@ from typing import Any, ClassVar, TypeVar
 
 from meshlib.errors import ConfigError
 from meshlib.events import EVENTS, Events
-from meshlib.flow import Layer
+from meshlib.flow import Layer, Next
+from meshlib.model import ServiceUrl
 
 T = TypeVar("T")
 
@@ -51,6 +52,10 @@ def _state_dir() -> Path:
     return Settings.load().state_path
 
 
+def _nowhere(name: str) -> tuple[ServiceUrl, Next]:
+    raise ConfigError(f"the service {name!r:.60}", "can be named only where services are called", example="on a service client")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
     """Where a policy stands, and what it may use there.
@@ -58,7 +63,8 @@ class Site:
     ``service`` and ``method`` name it (a function's module and qualified name; a provider's own service and route);
     ``clock`` is monotonic, ``wall`` seconds since the epoch, ``uniform`` a random number from 0 to 1; ``instances`` tells how
     many live instances share a quota (1 where nobody knows); ``state_dir`` where the processes of this host meet; ``commons``
-    has what layers share with those of other sites of one mesh.
+    has what layers share with those of other sites of one mesh. ``caller`` is the service that this process is; ``reach``
+    gives the way to another service by its name, for whoever sends calls there instead.
     """
 
     service: str = ""
@@ -70,6 +76,8 @@ class Site:
     instances: Callable[[], int] = lambda: 1
     commons: Commons = field(default_factory=Commons, compare=False)
     state_dir: Callable[[], Path] = _state_dir
+    caller: str = ""
+    reach: Callable[[str], tuple[ServiceUrl, Next]] = _nowhere
 
     def emit(self, kind: str, **detail: Any) -> None:
         """Say that something happened here."""

@@ -96,7 +96,8 @@ class Permits:
         """A place is free; of the parent's, in a child process, it is not."""
         if free is self._free:
             free.append(None)
-            self._match()
+            if self._waiters:  # who joins later finds it
+                self._match()
 
     def _match(self) -> None:
         free = self._free
@@ -128,8 +129,11 @@ class Place:
         self._permits, self._free = permits, [free]
 
     def __call__(self) -> None:
-        with suppress(IndexError):
-            self._permits.give(self._free.pop())
+        try:
+            free = self._free.pop()
+        except IndexError:  # it was before
+            return
+        self._permits.give(free)
 
 
 class Bulkhead:

@@ -16,6 +16,7 @@ class Failover:
 
     def __call__(self, call: Call, proceed: Next) -> Flow:
         failure: AttemptError | None = None
+        history: list[str] = []
         resent = False
         try:
             while True:
@@ -35,6 +36,8 @@ class Failover:
                     if error.endpoint is None:
                         raise
                     error.tried = tuple(tried_instances((*call.tried, error.endpoint)))
+                    history.append(f"{type(error).__name__}: {error}")
+                    error.history = tuple(history)
                     if not (error.unsent or (_repeatable(call, error) and not resent)):
                         raise
                     resent = resent or not error.unsent

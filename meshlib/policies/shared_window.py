@@ -38,7 +38,9 @@ WAYS: Final = 8
 MOST_BYTES: Final = 64 * 1024 * 1024
 
 PATIENCE: Final = 0.2
-"""Seconds to wait for the lock. Only a holder that was stopped keeps it longer; waiting may hold up an event loop."""
+ATTEMPTS: Final = 200
+"""Seconds to wait for the lock, and how often to try at least: where a machine is so busy that we hardly ever come to try,
+the holder may not come to go on. Only one that was stopped keeps it longer; waiting may hold up an event loop."""
 
 CHECK: Final = 1.0
 """Seconds after which to look whether the file is still there, and whether a stopped holder goes on."""
@@ -126,15 +128,15 @@ class SharedLog:
             os.close(old)
 
     def _lock(self, handle: int) -> None:
-        start, pause = time.monotonic(), 0.0
+        start, pause, attempts = time.monotonic(), 0.0, 0
         while not _take(handle):
-            now = time.monotonic()
-            if now - start > PATIENCE:
+            now, attempts = time.monotonic(), attempts + 1
+            if now - start > PATIENCE and attempts > ATTEMPTS:
                 self._stuck_until = now + CHECK
             if now < self._stuck_until:  # who found that out has waited for all of us
                 raise Stuck(f"another process holds {self.path} and does not go on")
             time.sleep(pause)
-            pause = min(0.001, pause * 2 + 2e-5)
+            pause = min(1e-4, pause + 2e-5)  # who has it has it for microseconds, but there may be many others
 
     def _open(self) -> None:
         """Open it, and hold its lock."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from meshlib.flow import Call, Close, Layer, Race, Send, Sleep, Wait, compose
+from meshlib.flow import Aside, Call, Close, Layer, Race, Send, Sleep, Wait, compose
 from meshlib.model import ServiceUrl
 from meshlib.testing.clock import FakeClock
 
@@ -40,7 +40,8 @@ Scripted: TypeAlias = Reply | BaseException | Callable[[Call], Any]
 @dataclass(frozen=True, slots=True)
 class Played:
     """What came of it. ``result`` or ``error``; ``sent`` the calls that were sent; ``slept`` the pauses in seconds;
-    ``waited`` the number of waits; ``elapsed`` seconds on the clock."""
+    ``waited`` the number of waits; ``elapsed`` seconds on the clock; ``aside`` the calls given to the background, which a play
+    does not perform."""
 
     result: Any
     error: BaseException | None
@@ -48,6 +49,7 @@ class Played:
     slept: tuple[float, ...]
     waited: int
     elapsed: float
+    aside: tuple[Call, ...] = ()
 
     @property
     def status(self) -> int | None:
@@ -72,7 +74,8 @@ def play(
     stage = _Stage(iter(script), clock, wait)
     start = clock()
     result, error = stage.perform(compose(layers), call)
-    return Played(result, error, tuple(stage.sent), tuple(stage.slept), stage.waited, clock() - start)
+    return Played(result, error, tuple(stage.sent), tuple(stage.slept), stage.waited, clock() - start,
+                  tuple(stage.aside))  # fmt: skip
 
 
 class _Stage:
@@ -80,6 +83,7 @@ class _Stage:
         self._script, self._clock, self._wait = script, clock, wait
         self.sent: list[Call] = []
         self.slept: list[float] = []
+        self.aside: list[Call] = []
         self.waited = 0
         self._answers: list[Any] = []
 
@@ -123,6 +127,9 @@ class _Stage:
             return effect.response.close()
         if isinstance(effect, Race):
             return self._race(effect)
+        if isinstance(effect, Aside):
+            self.aside.append(effect.call)
+            return True
         assert isinstance(effect, Send), f"{effect!r} is no effect"
         return self._send(effect.call)
 

@@ -1,5 +1,5 @@
 """A process that keeps to a limit of its host: ``python -m tests.faults.limiter MODE SECONDS``; its state directory is
-MESH_STATE_DIR.
+MESH_STATE_DIR, and RATE the limit.
 
 ``hammer``: asks without pause, and writes the time of each admission (as the limit itself reads it) to the file ADMITTED as
 8 bytes. ``hold``: takes the lock, says so, and sleeps inside. ``hold-forked``: the same with a child process that was forked
@@ -13,15 +13,17 @@ import os
 import struct
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from meshlib.policies import shared_window
 from meshlib.policies.base import Site
+from meshlib.policies.gate import Stuck
 from meshlib.policies.host_gates import HostGates
 from meshlib.policies.rates import Rate
 
-RATE = Rate(0.25, 40)
+RATE = Rate.parse(os.environ.get("RATE", "300/2s"))
 
 
 class Clock:
@@ -38,8 +40,9 @@ def hammer(gates: HostGates, clock: Clock, seconds: float) -> None:
     log = os.open(os.environ["ADMITTED"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     stop = time.monotonic() + seconds
     while time.monotonic() < stop:
-        if not gates.take(None)[1]:
-            os.write(log, struct.pack("d", clock.now))
+        with suppress(Stuck):  # on a machine that is busy with other things, too
+            if not gates.take(None)[1]:
+                os.write(log, struct.pack("d", clock.now))
 
 
 def hold(gates: HostGates, seconds: float, *, fork: bool) -> None:
@@ -52,20 +55,29 @@ def hold(gates: HostGates, seconds: float, *, fork: bool) -> None:
 
 
 def break_it(what: str) -> None:
-    """The negative controls: no lock at all, or one that a child process inherits."""
-
-    def flock(handle: int) -> bool:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
+    """The negative controls: ``lock``: none; ``inherited``: one that a child process inherits; ``pause``: others come in
+    between looking and taking (as they do now and then anyway)."""
     shared: Any = shared_window
-    if what == "lock":
+    if "lock" in what:
         shared._take = lambda handle: True
-    elif what == "inherited":
-        shared._take = flock
+    if "inherited" in what:
+        shared._take = _flock
+    if "pause" in what:
+        add = shared.SharedRing.add
+
+        def slowly(self: Any, now: float) -> None:
+            time.sleep(0.001)
+            add(self, now)
+
+        shared.SharedRing.add = slowly
+
+
+def _flock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def main() -> None:
@@ -73,7 +85,10 @@ def main() -> None:
     break_it(os.environ.get("BREAK", ""))
     directory = Path(os.environ["MESH_STATE_DIR"])
     gates = HostGates((RATE,), 1, Site(clock=clock, state_dir=lambda: directory))
-    gates.take(None) if mode == "hammer" else gates.find(None)
+    opened = False
+    while not opened:
+        with suppress(Stuck), gates.find(None)._lock:
+            opened = True
     print("ready", flush=True)
     if mode == "hammer":
         sys.stdin.readline()  # all at once

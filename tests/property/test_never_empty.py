@@ -10,7 +10,8 @@ import pytest
 
 from meshlib.balance.endpoint import Ejection, Endpoint, Reason
 from meshlib.balance.fleet import Fleet
-from meshlib.balance.layer import LAST_RESORTS, Balance
+from meshlib.balance.layer import Balance
+from meshlib.balance.narrow import LAST_RESORTS
 from meshlib.balance.outliers import Rules
 from meshlib.balance.pickers import PICKERS
 from meshlib.balance.tiers import Here

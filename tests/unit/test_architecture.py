@@ -22,14 +22,20 @@ FLOW = FACTS | {"flow"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "model": {"errors"},
-    "flow": FACTS,
+    "flow": FACTS | {"background"},
+    "background": {"threads"},
     "deadline": FLOW,
     "outcome": {"errors"},
+    "patterns": {"errors"},
+    "versions": {"errors"},
+    "fields": {"errors"},
+    "subsets": FACTS | {"fields", "patterns", "versions"},
     "text": set(),
     "events": set(),
     "keys": FLOW | {"text"},
-    "policies": SETTINGS | {"deadline", "events", "files", "flow", "keys", "outcome", "threads"},
-    "balance": FLOW | {"deadline", "keys", "outcome"},
+    "policies": SETTINGS
+    | {"deadline", "events", "fields", "files", "flow", "keys", "outcome", "patterns", "subsets", "threads"},
+    "balance": FLOW | {"deadline", "keys", "outcome", "subsets"},
     "security": FLOW,
     "values": FACTS | {"security"},
     "settings": FACTS | {"values", "security"},
@@ -41,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "discovery": SETTINGS | {"backends", "files", "threads"} | {"balance", "flow"},
     "addressing": SETTINGS | {"flow", "balance"},
     "transport": SETTINGS | {"addressing", "flow", "balance"},
-    "client": SETTINGS | {"deadline", "events", "flow", "balance", "outcome", "policies", "text", "transport"},
+    "client": SETTINGS | {"deadline", "events", "flow", "balance", "outcome", "policies", "subsets", "text", "transport"},
     "mounts": SETTINGS | {"deadline", "flow", "balance", "client", "policies", "transport"},
     "server": FLOW | {"deadline", "security", "policies"},
     "testing": FLOW,
@@ -129,11 +135,11 @@ def test_the_negative_control(tmp_path: Path) -> None:
 
 PUBLIC = """
 AttemptError AttemptTimeout BadRequest Body BulkheadFull CallError CasConflict ClientError ConfigError Conflict
-ConnectFailed ConnectionLost DeadlineExceeded DecodeError Forbidden GatewayTimeout Header Instance InvalidAnswer Mesh
-MeshError MissingExtra NoInstances NotFound Path PortInUse Query RateLimited Refused Registration RegistryDenied
-RegistryError RegistryUnavailable RegistryUrl RetryBudget ServerError ServiceUnavailable ServiceUrl Settings Snapshot Status
-StatusError StoreError TooManyRequests Unauthorized UnprocessableContent __version__ bulkhead delete get head hedge keys
-options patch pickers post put rate_limit retry service_client time_left timeout until
+ConnectFailed ConnectionLost DeadlineExceeded DecodeError Forbidden GatewayTimeout Header Instance InvalidAnswer Match Mesh
+MeshError Mirror MissingExtra NoInstances NotFound Path PortInUse Query RateLimited Refused Registration RegistryDenied
+RegistryError RegistryUnavailable RegistryUrl RetryBudget Rule ServerError ServiceUnavailable ServiceUrl Settings Snapshot
+Status StatusError StoreError Subset TooManyRequests Unauthorized UnprocessableContent __version__ bulkhead delete get head
+hedge keys options patch pickers post put rate_limit retry route service_client time_left timeout until
 """
 
 
@@ -177,7 +183,16 @@ def test_importing_the_package_loads_next_to_nothing() -> None:
 
 def test_using_it_loads_no_backend_and_no_extra() -> None:
     names = loaded("from meshlib import Mesh, service_client, get")
-    heavy = {"consul", "sqlite3", "httpx", "pydantic", "meshlib.backends.local", "meshlib.backends.consul", "meshlib.testing"}
+    heavy = {
+        "consul",
+        "sqlite3",
+        "httpx",
+        "pydantic",
+        "semantic_version",
+        "meshlib.backends.local",
+        "meshlib.backends.consul",
+        "meshlib.testing",
+    }
     assert not names & heavy
     assert {"meshlib.mesh", "meshlib.client.stub"} <= names
 

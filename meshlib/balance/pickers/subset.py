@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from hashlib import blake2b
-
-from meshlib.balance.endpoint import Endpoint
 from meshlib.balance.pickers.around import Around
 from meshlib.balance.pickers.base import Choose, Picker
 from meshlib.balance.pickers.quality import PeakEwma
+from meshlib.balance.rendezvous import first
 from meshlib.balance.tiers import Pool
 from meshlib.errors import ConfigError
 
@@ -27,29 +25,7 @@ class Subset(Around):
     def __call__(self, pool: Pool) -> Choose:
         if len(pool.endpoints) <= self._size:
             return self.inner(pool)
-        part = pool.part((self, "subset"), set(self._chosen(pool)).__contains__)
+        chosen = set(first(pool, pool.here.consumer, self._size))
+        part = pool.part((self, "subset"), chosen.__contains__)
         assert part is not None  # some of the usable ones are always chosen
         return self.inner(part)
-
-    def _chosen(self, pool: Pool) -> tuple[Endpoint, ...]:
-        """The first by rank, until enough of them are usable."""
-        usable, found = set(pool.endpoints), 0
-        ranking = self._ranking(pool)
-        for number, endpoint in enumerate(ranking, 1):
-            found += endpoint in usable
-            if found == self._size:
-                return ranking[:number]
-        return ranking
-
-    def _ranking(self, pool: Pool) -> tuple[Endpoint, ...]:
-        consumer = pool.here.consumer
-        ranking: tuple[Endpoint, ...] | None = pool.memo.get((self, "ranking", consumer))
-        if ranking is None:
-            members = pool.members or pool.endpoints
-            ranking = tuple(sorted(members, key=lambda one: _score(consumer, one), reverse=True))
-            pool.memo[self, "ranking", consumer] = ranking
-        return ranking
-
-
-def _score(consumer: str, endpoint: Endpoint) -> bytes:
-    return blake2b(f"{consumer}\0{endpoint.instance.id}".encode(), digest_size=8).digest()

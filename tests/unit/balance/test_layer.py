@@ -5,17 +5,20 @@ from __future__ import annotations
 import gc
 from contextlib import suppress
 from importlib.metadata import EntryPoint, EntryPoints
+from typing import Any
 
 import pytest
 
 from meshlib.balance.endpoint import Endpoint
-from meshlib.balance.layer import LAST_RESORTS, Balance
+from meshlib.balance.layer import SUBSETS, Balance
+from meshlib.balance.narrow import LAST_RESORTS
 from meshlib.balance.pickers import GROUP, Choose, named
 from meshlib.balance.tiers import Pool
 from meshlib.errors import AttemptTimeout, ConfigError, ConnectFailed, ConnectionLost, NoInstances
-from meshlib.flow import compose, run
+from meshlib.flow import Call, compose, run
 from meshlib.model import ServiceUrl, Status
 from meshlib.outcome import Outcome
+from meshlib.subsets import Subset
 from tests.unit.flows import Answer, FakeSource, Script, call_to, fleet, governed, idle, in_turn, instance, update
 
 
@@ -200,3 +203,62 @@ def test_an_entry_point_names_a_picker_of_ones_own(monkeypatch: pytest.MonkeyPat
     for name, text in (("broken", "cannot be loaded"), ("none", "is not callable"), ("other", "is none of peak_ewma.*mine")):
         with pytest.raises(ConfigError, match=text):
             named(name)
+
+
+# -- subsets
+
+
+def to_v2(**options: Any) -> Call:
+    call = call_to()
+    call.subset = Subset(version="^2", **options)
+    return call
+
+
+def test_the_choice_from_a_subset_is_made_once_and_when_the_fleet_changes() -> None:
+    known, picker = fleet("a", instance("b", version="2.0")), Learning()
+    layer = Balance(FakeSource(known), picker)
+    assert [layer.pick(to_v2()).instance.id for _ in range(10)] == ["b"] * 10
+    assert picker.made == 2
+    update(known, "a", instance("b", version="2.0"), instance("aa", version="2.1"))
+    assert picker.made == 4
+    assert layer.pick(to_v2()).instance.id == "aa"
+    assert picker.made == 4
+
+
+def test_a_new_version_of_an_instance_is_seen() -> None:
+    known = fleet("a", instance("b", version="2.0"))
+    layer = balance(known)
+    assert layer.pick(to_v2()).instance.id == "b"
+    update(known, instance("a", version="2.0"), instance("b", version="1.0"))
+    assert layer.pick(to_v2()).instance.id == "a"
+
+
+def test_a_change_while_the_choice_from_a_subset_is_made_is_not_lost() -> None:
+    known = fleet(instance("a", version="2.0"))
+    changes = iter([lambda: None, lambda: update(known, instance("b", version="2.0"))])
+
+    def slow(pool: Pool) -> Choose:
+        next(changes, lambda: None)()
+        return in_turn(pool)
+
+    layer = Balance(FakeSource(known), slow)
+    assert layer.pick(to_v2()).instance.id == "a", "as it was when the call began"
+    assert layer.pick(to_v2()).instance.id == "b"
+
+
+def test_so_many_subsets_are_kept_ready() -> None:
+    known, picker = fleet("a", "b"), Learning()
+    layer = Balance(FakeSource(known), picker)
+    calls = []
+    for number in range(SUBSETS + 10):
+        calls.append(call_to())
+        calls[-1].subset = Subset(zone=f"z{number}")
+    for call in calls:
+        layer.pick(call)
+    assert len(layer._subsets) == SUBSETS
+    made = picker.made
+    layer.pick(calls[-1])
+    layer.pick(calls[10])
+    assert picker.made == made
+    layer.pick(calls[0])
+    assert picker.made == made + 1, "the oldest had made room"

@@ -284,6 +284,7 @@ def test_a_lock_that_nobody_gives_back(tmp_path: Path, monkeypatch: pytest.Monke
     assert place.admitted(layer, 1) == [None]
     take = shared_window._take
     monkeypatch.setattr(shared_window, "PATIENCE", 0.0)
+    monkeypatch.setattr(shared_window, "ATTEMPTS", 0)
     monkeypatch.setattr(shared_window, "_take", lambda handle: False)
     assert place.admitted(layer, 2) == [1.0, 1.0]
     monkeypatch.setattr(shared_window, "_take", take)

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from meshlib.balance import rendezvous
 from meshlib.balance.fleet import Fleet
-from meshlib.balance.pickers import ConsistentHash, PeakEwma, Subset, round_robin, subset
+from meshlib.balance.pickers import ConsistentHash, PeakEwma, Subset, round_robin
+from meshlib.balance.rendezvous import first
 from meshlib.balance.tiers import Here, Pool
 from meshlib.errors import ConfigError
 from meshlib.flow import Call
@@ -51,10 +53,9 @@ def consumers(known: Fleet, size: int = 20, number: int = 500) -> float:
     """How far the numbers of consumers of each instance are from even, in standard deviations of chi-square."""
     seen: Counter[str] = Counter()
     tiers = known.tiers
-    picker = Subset(size=size)
     for consumer in range(number):
         pool = Pool(tiers.usable, tiers.members, {}, Here("", f"shop@web-{consumer}:80"))
-        seen.update(one.instance.id for one in picker._chosen(pool))
+        seen.update(one.instance.id for one in first(pool, pool.here.consumer, size))
     share = size / len(NAMES)
     spread = sum((seen[name] - number * share) ** 2 for name in NAMES) / (number * share * (1 - share))
     return (spread - 99) / math.sqrt(2 * 99)
@@ -62,8 +63,8 @@ def consumers(known: Fleet, size: int = 20, number: int = 500) -> float:
 
 def test_every_instance_has_about_as_many_consumers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert abs(consumers(fleet(*NAMES))) < 4
-    score = subset._score
-    monkeypatch.setattr(subset, "_score", lambda _consumer, one: score("anybody", one))
+    score = rendezvous._score
+    monkeypatch.setattr(rendezvous, "_score", lambda _consumer, one: score("anybody", one))
     assert consumers(fleet(*NAMES)) > 100, "the control: all of them would call the same"
 
 

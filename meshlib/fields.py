@@ -1,0 +1,47 @@
+"""From plain data, as documents have it, to checked facts: what is wrong is told with the path of its field."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from meshlib.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def built(cls: type[T], value: Any, where: str, *, example: str = "") -> T:
+    """``value`` if it is a ``cls`` (a dataclass), else one made of it, a mapping of fields. Raises :class:`ConfigError` with
+    ``where`` before the name of the field."""
+    if isinstance(value, cls):
+        return value
+    names = [one.name for one in fields(cls) if one.init]  # type: ignore[arg-type]
+    if not isinstance(value, Mapping):
+        allowed = f"a {cls.__name__} or a mapping with {', '.join(names)} is allowed"
+        raise ConfigError(where, f"{value!r:.60} is neither; {allowed}", example=example)
+    for name in value:
+        if name not in names:
+            raise ConfigError(f"{where}.{str(name)[:40]}", f"is not known; {', '.join(names)} are allowed", example=example)
+    with located(where):
+        return cls(**value)
+
+
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """What raises :class:`ConfigError` in here, is told as being below ``where``."""
+    try:
+        yield
+    except ConfigError as wrong:
+        raise ConfigError(f"{where}.{wrong.name}", wrong.problem, source=wrong.source, example=wrong.example) from None
+
+
+def number(name: str, value: Any, *, low: float, high: float, above: bool = False, example: str) -> float:
+    """``value`` if it is a number from ``low`` (or ``above`` it) to ``high``. Raises :class:`ConfigError`."""
+    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+    if not fits or (above and value == low):
+        raise ConfigError(
+            name, f"{value!r:.40} is not a number {'above' if above else 'from'} {low:g} to {high:g}", example=example
+        )
+    return value  # type: ignore[no-any-return]

@@ -1,4 +1,5 @@
-"""THE ORDER of a consumer's layers, outermost first. A stack holds those of them that its client uses.
+"""THE ORDER of a consumer's layers, outermost first. A stack holds those of them that its client uses; cache, fallback,
+adaptive_concurrency, circuit_breaker and inject_fault have their places here, and are not built yet.
 
 cache                  an answer that is at hand costs nothing below
 fallback               sees what everything below came to

@@ -20,7 +20,7 @@ send
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from meshlib.balance.layer import Balance, Source
@@ -29,6 +29,7 @@ from meshlib.balance.tiers import Here
 from meshlib.flow import Call, Layer, Next, compose
 from meshlib.policies.base import Policy, Site, overlaid
 from meshlib.policies.failover import Failover
+from meshlib.policies.overlay import Origin
 
 ORDER: Final = (
     "cache", "fallback", "timeout", "retry", "hedge", "rate_limit", "bulkhead", "adaptive_concurrency", "circuit_breaker",
@@ -51,6 +52,8 @@ class Stack:
         self.site, self.policies = site, tuple(policies)
         self._below = below
         self._bound: dict[Policy, Layer] = {}
+        self.origin: Origin | None = None
+        """What a document has to do with :attr:`effective`, None where there is none."""
         self.overlay(())
 
     def explain(self, call: Call) -> list[tuple[str, Any]]:
@@ -60,10 +63,20 @@ class Stack:
         return [(kind, explain(call)) for kind, explain in asked if explain is not None]
 
     def overlay(self, rules: Iterable[Policy]) -> None:
-        """Put ``rules`` (of a document) over the policies of the code."""
-        self.effective = in_order(overlaid(self.policies, tuple(rules)))
-        self._bound = {policy: self._bound.get(policy) or policy.bind(self.site) for policy in self.effective}
-        self.proceed = compose(self._bound.values(), self._below)
+        """Put ``rules`` over the policies of the code, whole ones in place of those of the same kind."""
+        self.prepare(overlaid(self.policies, tuple(rules)))()
+
+    def prepare(self, policies: Iterable[Policy], origin: Origin | None = None) -> Callable[[], None]:
+        """Build the layers of ``policies``, and change nothing: what is returned, called, puts them in force and cannot fail.
+        So several stacks change together or not at all. Raises whatever binding does."""
+        effective = in_order(policies)
+        bound = {policy: self._bound.get(policy) or policy.bind(self.site) for policy in effective}
+        proceed = compose(bound.values(), self._below)
+
+        def commit() -> None:
+            self.effective, self._bound, self.origin, self.proceed = effective, bound, origin, proceed
+
+        return commit
 
 
 def in_order(policies: Iterable[Policy]) -> tuple[Policy, ...]:

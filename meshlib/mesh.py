@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 import httpx2
 
 from meshlib import lifecycle, server
-from meshlib.backends import Backend, Registry, open_backend
+from meshlib.backends import Backend, KeyValue, Registry, open_backend
 from meshlib.balance.endpoint import Endpoint
 from meshlib.balance.fleet import Fleet
 from meshlib.balance.outliers import Rules
@@ -35,6 +35,8 @@ from meshlib.discovery.view import View
 from meshlib.errors import ConfigError
 from meshlib.events import Events
 from meshlib.flow import Call, Next
+from meshlib.governance.office import Office
+from meshlib.governance.policies import Operator
 from meshlib.lifecycle import Registration
 from meshlib.model import ServiceUrl, Snapshot
 from meshlib.mounts import AsyncMeshClient, AsyncMeshTransport, MeshClient, MeshTransport
@@ -82,6 +84,7 @@ class Mesh:
         # A view lives while a client holds it or it is watched: hosts that were called once leave nothing behind.
         self._views: weakref.WeakValueDictionary[ServiceUrl, View] = weakref.WeakValueDictionary()
         self._own: View | None = None  # of our own service, once somebody shares a quota with its other instances
+        self._office = Office(self.settings, self.events, self._kv)
         self._stacks_known: weakref.WeakSet[Stack] = weakref.WeakSet()
         self._registrations: list[Registration] = []
         self._inherited: list[int | None] = []  # ports that the parent of this process had registered
@@ -194,6 +197,13 @@ class Mesh:
         return Explanation(target, f"{call.method} {path}", known, age, view.live, view.problem,
                            ways(view.fleet, call, stacks))  # fmt: skip
 
+    @property
+    def policies(self) -> Operator:
+        """The policy documents in the registry's key-value store, for operators: ``mesh.policies.put("orders", {...})``. Its
+        methods block; they raise :class:`ConfigError` where the registry has no such store."""
+        self._check_pid()
+        return self._office.operator(self._worker.spawn)
+
     # -- providers
 
     def register(self, port: int | None = None) -> Registration:
@@ -298,6 +308,7 @@ class Mesh:
         stack = Stack(self._site(target, method), tuple(policies), below)
         with self._lock:
             self._stacks_known.add(stack)
+        self._office.govern(stack, target)
         return stack
 
     def _site(self, target: ServiceUrl, method: str = "") -> Site:
@@ -354,12 +365,18 @@ class Mesh:
     def _surroundings(self) -> Surroundings:
         settings = self.settings
         store = SnapshotStore(settings.state_path, registry=str(settings.registry), max_age=settings.snapshot_max_age)
-        return Surroundings(settings, self._registry, self._probes, store)
+        return Surroundings(settings, self._registry, self._probes, store, beside=self._office.follow)
 
-    async def _registry(self) -> Registry:
+    async def _opened(self) -> Backend:
         if self._backend is None:
             self._backend = open_backend(self.settings)
-        return self._backend.registry
+        return self._backend
+
+    async def _registry(self) -> Registry:
+        return (await self._opened()).registry
+
+    async def _kv(self) -> KeyValue | None:
+        return (await self._opened()).kv
 
     async def _close_backend(self) -> None:
         backend, self._backend = self._backend, None
@@ -408,6 +425,7 @@ class Mesh:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._commons.forked()
+        self._office.forked()
         self._worker.forked()
         self._engine.forked()
         self._async_engine.forked()

@@ -12,7 +12,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from meshlib.errors import ConfigError
 from meshlib.events import Events
@@ -158,6 +158,11 @@ class Book:
         """What the store has cannot be used: what held before goes on."""
         self._alarm("governance.rejected", wrong, version)
 
+    def hold(self) -> None:
+        """The store answers, with what was refused: whoever put that there is to put it right, however long it takes."""
+        if self.document is not None:
+            self.confirmed = self._clock()
+
     def missing(self) -> None:
         """The store answers, and has no document, though there was one: it has lost its state, for a document that is to hold
         no longer is replaced by an empty one. What held before goes on, and grows old."""
@@ -197,7 +202,7 @@ class Book:
             log.error("%s: policy document: %s", self.service, wrong)
             self._emit(kind, version=version, field=wrong.name, problem=str(wrong))
 
-    def _emit(self, kind: str, **detail: object) -> None:
+    def _emit(self, kind: str, **detail: Any) -> None:
         self._events.emit(kind, str(self.service), **detail)
 
 
@@ -206,4 +211,5 @@ def _rolled_back(document: Document, floor: Floor, key: str) -> ConfigError:
         problem = f"{document.version} is lower than {floor.version}, which was in force"
     else:
         problem = f"{document.version} was in force with another content"
-    return ConfigError("version", f"{problem}; old rules come back under a new version", source=key, example=str(floor.version + 1))
+    problem += "; old rules come back under a new version"
+    return ConfigError("version", problem, source=key, example=str(floor.version + 1))

@@ -65,12 +65,12 @@ class Document:
     @property
     def digest(self) -> str:
         """The same for the same content, however it was written."""
-        return hashlib.sha256(encoded(self.content)).hexdigest()
+        return hashlib.sha256(encoded(self.content, ordered=True)).hexdigest()
 
 
-def encoded(content: Mapping[str, Any], *, indent: int | None = None) -> bytes:
-    """``content`` as JSON: with an ``indent`` as people read it, else in one form for all that is equal."""
-    return json.dumps(content, indent=indent, sort_keys=indent is None, ensure_ascii=False).encode()
+def encoded(content: Mapping[str, Any], *, indent: int | None = None, ordered: bool = False) -> bytes:
+    """``content`` as JSON, with an ``indent`` for people; ``ordered`` in one form for all that is equal."""
+    return json.dumps(content, indent=indent, sort_keys=ordered, ensure_ascii=False).encode()
 
 
 def read(content: bytes | str | Mapping[str, Any], service: ServiceUrl, source: str) -> Document:

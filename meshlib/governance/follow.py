@@ -103,14 +103,13 @@ class DocumentFollower:
         try:
             # Elsewhere than on the loop, which has heartbeats to send: a document may take milliseconds to read.
             document = await asyncio.to_thread(read, entry.value, book.service, entry.key)
+            good = book.offer(document, KV)
         except ConfigError as wrong:
             book.refuse(wrong)
-            book.expire()
-            return
-        if book.offer(document, KV):
-            self._save()
-        else:
-            book.expire()
+            good = False
+        if not good:
+            book.hold()
+        self._save()
 
     def _lost(self, problem: MeshError, bug: Exception | None = None) -> None:
         if self._told is not type(problem):

@@ -74,7 +74,7 @@ class PolicyStore:
         return None
 
     def save(self, service: ServiceUrl, version: int, content: bytes, confirmed: float) -> None:
-        """Keep a document, unless a later one is kept. Raises :class:`StoreError`; what was there before is then still there."""
+        """Keep a document, unless a later one is kept. Raises :class:`StoreError`; what was there before then still is."""
         path = self.path(service)
         kept = Kept(SCHEMA, self.registry, str(service.name), version, confirmed, content.decode())
         try:

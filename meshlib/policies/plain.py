@@ -47,14 +47,14 @@ def _ours(name: str) -> type[Policy] | None:
     return found if fits else None
 
 
-def lacks(cls: type[Policy], given: Mapping[str, Any]) -> list[str]:
+def lacks(cls: Any, given: Mapping[str, Any]) -> list[str]:
     """The fields that a policy cannot be without, and that are not ``given``."""
     return [name for name, takes in _takes(cls).items() if takes.default is Parameter.empty and name not in given]
 
 
-def check(cls: type[Policy], given: Any, where: str) -> None:
-    """Raise :class:`ConfigError` for what cannot be ``given``, as far as that can be seen without the policy of the code that
-    it may be put over: of one that lacks a field, only the names, and what is no plain data there."""
+def check(cls: Any, given: Any, where: str) -> None:
+    """Raise :class:`ConfigError` for what cannot be ``given`` to a policy of class ``cls``, as far as that can be seen without
+    the one of the code that it may be put over: where a field is lacking, only the names, and what is no plain data there."""
     if not isinstance(given, Mapping) or not lacks(cls, given):
         cls.of(given, where)
         return
@@ -74,7 +74,7 @@ def _check_names(takes: Mapping[str, Parameter], given: Mapping[str, Any], where
 def made(cls: type[T], given: Any, where: str, over: T | None = None, *, example: str = "") -> T:
     """A ``cls`` (a policy, or a dataclass in one) with the fields that are ``given``, the others as ``over`` has them. Raises
     :class:`ConfigError` with the path of the field, below ``where``."""
-    takes = _takes(cls)
+    takes = _takes(cls)  # type: ignore[arg-type] # mypy takes a class with its instances' __hash__ for unhashable
     if not isinstance(given, Mapping):
         raise ConfigError(where, f"{given!r:.60} is no mapping of fields; {', '.join(takes)} are allowed", example=example)
     _check_names(takes, given, where, example)
@@ -84,7 +84,7 @@ def made(cls: type[T], given: Any, where: str, over: T | None = None, *, example
         if each.default is Parameter.empty and name not in below and name not in values:
             raise ConfigError(f"{where}.{name}", f"is missing, and {cls.__name__} cannot be without", example=example)
     with _placed(where, cls):
-        return _construct(cls, takes, below | values)
+        return _construct(cls, takes, below | values)  # type: ignore[no-any-return]
 
 
 def _construct(cls: Any, takes: Mapping[str, Parameter], values: dict[str, Any]) -> Any:

@@ -45,6 +45,8 @@ ALLOWED: dict[str, set[str]] = {
     "backends": SETTINGS | {"backends", "files", "threads"},
     # A live view is a fleet that calls may wait for: where control plane and data plane meet.
     "discovery": SETTINGS | {"backends", "files", "threads"} | {"balance", "flow"},
+    # It follows its documents as discovery follows instances.
+    "governance": SETTINGS | {"backends", "discovery", "events", "fields", "files", "flow", "patterns", "policies"},
     "addressing": SETTINGS | {"flow", "balance"},
     "transport": SETTINGS | {"addressing", "flow", "balance"},
     "client": SETTINGS | {"deadline", "events", "flow", "balance", "outcome", "policies", "subsets", "text", "transport"},
@@ -60,6 +62,7 @@ ALLOWED: dict[str, set[str]] = {
         "discovery",
         "events",
         "flow",
+        "governance",
         "policies",
         "lifecycle",
         "mounts",

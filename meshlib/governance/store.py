@@ -63,12 +63,18 @@ class PolicyStore:
         try:
             for level in self._levels:
                 check_directory(level)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as problem:
+            log.warning("the policies %s are not used: %s", path, problem)
+            return None
+        try:
             return self._decoded(read_private(path, MOST_FILE), str(service.name))
         except FileNotFoundError:
             return None
         except OSError as problem:
             log.warning("the policies %s cannot be read: %s", path, problem)
-        except (ValueError, msgspec.DecodeError, RecursionError) as problem:
+        except (ValueError, RecursionError) as problem:  # what msgspec raises is a ValueError
             kept = quarantine(path, now=self.clock(), most=MOST_QUARANTINED)
             log.warning("the policies %s are not used, and kept as %s: %s", path, kept, problem)
         return None

@@ -26,7 +26,7 @@ from typing import Any, Final
 from meshlib.balance.layer import Balance, Source
 from meshlib.balance.pickers import Picker
 from meshlib.balance.tiers import Here
-from meshlib.flow import Call, Layer, Next, compose
+from meshlib.flow import Call, Flow, Layer, Next, Wait, compose
 from meshlib.policies.base import Policy, Site, overlaid
 from meshlib.policies.failover import Failover
 from meshlib.policies.overlay import Origin
@@ -51,6 +51,7 @@ class Stack:
     def __init__(self, site: Site, policies: Sequence[Policy], below: Next) -> None:
         self.site, self.policies = site, tuple(policies)
         self._below = below
+        self.proceed: Next
         self._bound: dict[Policy, Layer] = {}
         self.origin: Origin | None = None
         """What a document has to do with :attr:`effective`, None where there is none."""
@@ -77,6 +78,26 @@ class Stack:
             self.effective, self._bound, self.origin, self.proceed = effective, bound, origin, proceed
 
         return commit
+
+    def hold(self, wait: Callable[[], Wait | None]) -> None:
+        """Have calls wait, as long as ``wait`` says so, before they enter the layers: for the first word on what those are to
+        be. Ended by :meth:`release`, and by a commit."""
+
+        def held(call: Call) -> Flow:
+            pending = wait()
+            if pending is not None:
+                yield pending
+            proceed = self.proceed if self.proceed is not held else self._composed()
+            return (yield from proceed(call))
+
+        self.proceed = held
+
+    def release(self) -> None:
+        """Calls need not wait any more."""
+        self.proceed = self._composed()
+
+    def _composed(self) -> Next:
+        return compose(self._bound.values(), self._below)
 
 
 def in_order(policies: Iterable[Policy]) -> tuple[Policy, ...]:

@@ -11,11 +11,14 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 from meshlib.errors import ConfigError
 from meshlib.events import Events
+from meshlib.flow import Wait
 from meshlib.governance.document import Document
 from meshlib.model import ServiceUrl
 from meshlib.policies.base import Policy, Site
@@ -37,6 +40,8 @@ class Stack(Protocol):
     origin: Origin | None
 
     def prepare(self, policies: Iterable[Policy], origin: Origin | None = None) -> Commit: ...
+    def hold(self, wait: Callable[[], Wait | None]) -> None: ...
+    def release(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,9 @@ class Book:
         self.confirmed = 0.0
         self.floor = Floor()
         self.live, self.problem = False, ""
+        self.first: Future[None] = Future()
+        """Done when it is known whether there is a document, or that nobody says so."""
+        self._until = 0.0
         self._told: str | None = None
         self._stacks: weakref.WeakSet[Stack] = weakref.WeakSet()
         self._lock = threading.RLock()  # binding is others' code, which may make clients
@@ -68,17 +76,22 @@ class Book:
     def forked(self) -> None:
         """In a child process: a thread of the parent may have held the lock."""
         self._lock = threading.RLock()
+        if not self.first.done():
+            self.first, self._until = Future(), 0.0  # as well, and nobody of the parent waits here
 
     # -- stacks
 
-    def govern(self, stack: Stack) -> None:
-        """Have ``stack`` under the document that holds, now and whenever it changes. One that does not go together with its
-        policies leaves it as it is, with an alarm: the document holds elsewhere already."""
+    def govern(self, stack: Stack, wait: Callable[[], Wait | None] | None = None) -> None:
+        """Have ``stack`` under the document that holds, now and whenever it changes; before it is known whether there is one,
+        calls ``wait``. One that does not go together with its policies leaves it as it is, with an alarm: the document holds
+        elsewhere already."""
         try:
             with self._lock:
                 self._stacks.add(stack)
                 if self.document is not None:
                     self._prepared(stack, self.document)()
+                elif wait is not None and not self.first.done():
+                    stack.hold(wait)
         except ConfigError as wrong:
             assert self.document is not None
             stack.origin = replace(self._origin(self.document), problem=str(wrong))
@@ -106,6 +119,28 @@ class Book:
     @property
     def _key(self) -> str:
         return f"the policy document of {self.service}"
+
+    def wait(self, patience: float) -> Wait | None:
+        """What a first call is to wait for, if anything: all of them together for ``patience`` seconds."""
+        if self.first.done():
+            return None
+        now = self._clock()
+        self._until = self._until or now + patience
+        if now < self._until:
+            return Wait(self.first, self._until - now)
+        self.settle()
+        return None
+
+    def settle(self) -> None:
+        """Let calls go on, with a document or without."""
+        if self.first.done():
+            return
+        with self._lock:
+            if self.document is None:
+                for stack in list(self._stacks):
+                    stack.release()
+            with suppress(InvalidStateError):  # another thread has done it
+                self.first.set_result(None)
 
     # -- documents
 
@@ -142,6 +177,7 @@ class Book:
             for commit in commits:
                 commit()
             self.document = document
+        self.settle()
 
     def _confirm(self, source: str, age: float) -> None:
         self.confirmed = max(self.confirmed, self._clock() - age)

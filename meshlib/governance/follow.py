@@ -55,6 +55,7 @@ class DocumentFollower:
         kv = await self.around.kv()
         if kv is None:
             self.book.problem = self.book.problem or "the registry has no key-value store, so there are no policy documents"
+            self.book.settle()
             return
         try:
             await self._follow()
@@ -99,6 +100,7 @@ class DocumentFollower:
         if entry is None:
             book.missing()
             book.expire()
+            book.settle()
             return
         try:
             # Elsewhere than on the loop, which has heartbeats to send: a document may take milliseconds to read.
@@ -109,6 +111,7 @@ class DocumentFollower:
             good = False
         if not good:
             book.hold()
+        book.settle()
         self._save()
 
     def _lost(self, problem: MeshError, bug: Exception | None = None) -> None:
@@ -117,6 +120,7 @@ class DocumentFollower:
             rules = f"version {self.book.document.version}" if self.book.document else "the policies of the code"
             log.warning("%s: the control store is lost, going on with %s: %s", self.book.service, rules, problem, exc_info=bug)
         self.book.live = False
+        self.book.settle()
 
     def _save(self) -> None:
         """Beside the watch: a disk that hangs must not keep a change from us."""

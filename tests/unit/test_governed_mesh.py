@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import time
@@ -14,6 +15,7 @@ import pytest
 
 from meshlib import ConfigError, Mesh, RateLimited, Settings, get, rate_limit, retry, service_client, timeout
 from meshlib.backends import memory
+from meshlib.client.stack import Stack
 
 
 @retry(3, base=0.1)
@@ -38,7 +40,7 @@ def made(tmp_path: Path, **settings: Any) -> Mesh:
 
 @pytest.fixture
 def mesh(tmp_path: Path) -> Iterator[Mesh]:
-    with made(tmp_path) as mesh:
+    with made(tmp_path, cold_start_grace=20.0) as mesh:
         mesh.register().wait(5)
         yield mesh
 
@@ -100,7 +102,7 @@ def test_shadow_mode(mesh: Mesh) -> None:
     eventually(lambda: version(mesh) == 1)
     for _ in range(5):
         assert http.get("/").status_code == 200
-    assert mesh.events.counts()["shadow.refused", "orders", ""] == 3
+    assert mesh.events.counts()["shadow.refused", "orders", ""] == 4
 
 
 def test_a_bad_push_is_an_alarm_and_changes_nothing(mesh: Mesh) -> None:
@@ -200,3 +202,34 @@ def test_a_child_process_goes_on_with_what_holds(mesh: Mesh) -> None:
             os._exit(code)
     mesh._office._lock.release()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("held", [True, False], ids=["held", "negative control: not held"])
+def test_the_first_call_of_a_new_machine_is_under_the_document(
+    tmp_path: Path, mesh: Mesh, held: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is on its disk; calls wait a moment for the store before they enter their layers."""
+    mesh.policies.put("orders", {"consumer": {"policies": {"route": {"rules": [{"to": {"zone": "z", "strict": True}}]}}}})
+    if not held:
+        monkeypatch.setattr(Stack, "hold", lambda *_: None)
+    with made(tmp_path, state_dir=str(tmp_path / "new"), cold_start_grace=20.0) as new:
+        http = new.http("orders")
+        if held:
+            with pytest.raises(httpx2.ConnectError, match="zone"):
+                http.get("/")
+        else:
+            assert http.get("/").status_code == 200
+
+
+def test_a_store_that_says_nothing_is_waited_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def silent(*_: object) -> Any:
+        await asyncio.Event().wait()
+        yield ()
+
+    monkeypatch.setattr(memory.MemoryKeyValue, "watch", silent)
+    with made(tmp_path, cold_start_grace=0.05) as mesh:
+        mesh.register().wait(5)
+        http, other = mesh.http("orders"), mesh.client(Orders)
+        assert http.get("/").status_code == 200
+        assert other.slow() == {}
+        assert all(stack.proceed.__name__ != "held" for stack in mesh._stacks_known)  # type: ignore[attr-defined]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
 import time
@@ -113,6 +112,8 @@ class Policies:
 
     async def diff(self, name: str | ServiceUrl, old: int, new: int | None = None) -> str:
         """What changed from version ``old`` to ``new`` (None: the one now), as a unified diff of indented JSON."""
+        import difflib  # noqa: PLC0415 - for operators only
+
         before = (await self._at(name, old)).content
         if new is not None:
             after, label = (await self._at(name, new)).content, str(new)

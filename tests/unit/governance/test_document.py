@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -153,3 +155,10 @@ def test_without_the_library_yaml_is_an_error_that_says_what_to_install(monkeypa
     with pytest.raises(MissingExtra, match=r"meshlib-cloud\[yaml\]"):
         plain("version: 1", KEY)
     assert plain('{"version": 1}', KEY) == {"version": 1}
+
+
+def test_the_document_of_the_docs_is_one() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "policies.md").read_text()
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    found = read(text, ORDERS, "docs/policies.md")
+    assert (found.version, len(found.provider.routes), len(found.consumer.at("Orders.fetch"))) == (7, 1, 2)

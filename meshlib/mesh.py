@@ -308,7 +308,7 @@ class Mesh:
         stack = Stack(self._site(target, method), tuple(policies), below)
         with self._lock:
             self._stacks_known.add(stack)
-        self._office.govern(stack, target, self._view(target).attend)
+        self._office.consume(stack, target, self._view(target).attend)
         return stack
 
     def _site(self, target: ServiceUrl, method: str = "") -> Site:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 from meshlib.errors import ConfigError
 from meshlib.events import Events
@@ -22,14 +22,14 @@ from meshlib.flow import Wait
 from meshlib.governance.document import Document
 from meshlib.model import ServiceUrl
 from meshlib.policies.base import Policy, Site
-from meshlib.policies.overlay import Origin, Rules, overlay
+from meshlib.policies.overlay import Origin, Overlaid, overlay
 
 log = logging.getLogger(__name__)
 
 KV: Final = "kv"
 DISK: Final = "disk"
 
-Commit = Callable[[], None]
+Commit: TypeAlias = Callable[[], None]
 
 
 class Stack(Protocol):
@@ -40,8 +40,22 @@ class Stack(Protocol):
     origin: Origin | None
 
     def prepare(self, policies: Iterable[Policy], origin: Origin | None = None) -> Commit: ...
+
+
+class Holding(Stack, Protocol):
+    """One whose calls can wait for what its layers are to be."""
+
     def hold(self, wait: Callable[[], Wait | None]) -> None: ...
     def release(self) -> None: ...
+
+
+Side: TypeAlias = Callable[[Document, Stack], Overlaid]
+"""What a document says of a stack, which is a consumer's or a provider's."""
+
+
+def as_consumer(document: Document, stack: Stack) -> Overlaid:
+    """See :data:`Side`."""
+    return overlay(stack.policies, document.consumer.at(stack.site.method), document.mode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +84,8 @@ class Book:
         """Done when it is known whether there is a document, or that nobody says so."""
         self._until = 0.0
         self._told: str | None = None
-        self._stacks: weakref.WeakSet[Stack] = weakref.WeakSet()
+        self._stacks: weakref.WeakKeyDictionary[Stack, Side] = weakref.WeakKeyDictionary()
+        self._held: weakref.WeakSet[Holding] = weakref.WeakSet()
         self._lock = threading.RLock()  # binding is others' code, which may make clients
 
     def forked(self) -> None:
@@ -81,17 +96,22 @@ class Book:
 
     # -- stacks
 
-    def govern(self, stack: Stack, wait: Callable[[], Wait | None] | None = None) -> None:
-        """Have ``stack`` under the document that holds, now and whenever it changes; before it is known whether there is one,
-        calls ``wait``. One that does not go together with its policies leaves it as it is, with an alarm: the document holds
-        elsewhere already."""
+    def consume(self, stack: Holding, wait: Callable[[], Wait | None]) -> None:
+        """Have the ``stack`` of a consumer governed; as long as it is not known whether there is a document, calls ``wait``."""
+        self.govern(stack)
+        with self._lock:
+            if self.document is None and not self.first.done():
+                self._held.add(stack)
+                stack.hold(wait)
+
+    def govern(self, stack: Stack, side: Side = as_consumer) -> None:
+        """Have ``stack`` under the document that holds, now and whenever it changes. One that does not go together with its
+        policies leaves it as it is, with an alarm: the document holds elsewhere already."""
         try:
             with self._lock:
-                self._stacks.add(stack)
+                self._stacks[stack] = side
                 if self.document is not None:
                     self._prepared(stack, self.document)()
-                elif wait is not None and not self.first.done():
-                    stack.hold(wait)
         except ConfigError as wrong:
             assert self.document is not None
             stack.origin = replace(self._origin(self.document), problem=str(wrong))
@@ -101,7 +121,7 @@ class Book:
         if document is None:
             return stack.prepare(stack.policies)
         try:
-            over = overlay(stack.policies, self._places(stack, document), document.mode)
+            over = self._stacks[stack](document, stack)
             return stack.prepare(over.policies, over.origin(document.version, self.source, document.mode))
         except ConfigError as wrong:
             where = f"at {stack.site.method or 'a client'}: {wrong.problem}"
@@ -109,9 +129,6 @@ class Book:
         except Exception as bug:
             log.exception("%s: a document cannot be put in force", self.service)
             raise ConfigError("document", f"cannot be put in force: {bug!r:.200}", source=self._key) from bug
-
-    def _places(self, stack: Stack, document: Document) -> list[Rules]:
-        return document.consumer.at(stack.site.method)
 
     def _origin(self, document: Document) -> Origin:
         return Origin(version=document.version, source=self.source, mode=document.mode)
@@ -137,8 +154,9 @@ class Book:
             return
         with self._lock:
             if self.document is None:
-                for stack in list(self._stacks):
+                for stack in list(self._held):
                     stack.release()
+            self._held.clear()
             with suppress(InvalidStateError):  # another thread has done it
                 self.first.set_result(None)
 

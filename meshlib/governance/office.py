@@ -12,7 +12,7 @@ from meshlib.backends.base import KeyValue
 from meshlib.errors import ConfigError
 from meshlib.events import Events
 from meshlib.flow import Wait
-from meshlib.governance.book import Book, Stack
+from meshlib.governance.book import Book, Holding, Stack
 from meshlib.governance.follow import Around, DocumentFollower, begin
 from meshlib.governance.policies import Operator, Policies, Work
 from meshlib.governance.store import PolicyStore
@@ -39,20 +39,24 @@ class Office:
         """Whether there are documents at all (``MESH_POLICIES``)."""
         return self._settings.policies == "on"
 
-    def govern(self, stack: Stack, service: ServiceUrl, attend: Callable[[], object]) -> None:
-        """Have ``stack`` under the documents of ``service`` from now on: at once under what is on disk, else the first calls
-        ``attend``, which has the service followed, and wait a moment for the store."""
+    def consume(self, stack: Holding, service: ServiceUrl, attend: Callable[[], object]) -> None:
+        """Have the ``stack`` of a consumer under the documents of ``service`` from now on: at once under what is on disk, else
+        the first calls ``attend``, which has the service followed, and wait a moment for the store."""
         if not self.open:
             return
-        book = self.book(service)
-        with self._lock:
-            self._of[stack] = book
+        book = self._open_for(stack, service)
 
         def wait() -> Wait | None:
             attend()
             return book.wait(self._settings.cold_start_grace)
 
-        book.govern(stack, wait)
+        book.consume(stack, wait)
+
+    def _open_for(self, stack: Stack, service: ServiceUrl) -> Book:
+        book = self.book(service)
+        with self._lock:
+            self._of[stack] = book
+        return book
 
     def book(self, service: ServiceUrl) -> Book:
         """The book of ``service``, opened now with what is on disk if it is not known yet."""

@@ -68,8 +68,8 @@ class Floor:
 
 class Book:
     """The documents of ``service``. ``max_age`` are the seconds for which one holds that nobody confirms; ``clock`` is
-    monotonic. ``live`` is true while a store is watched, ``problem`` says why it is not, or what was refused last. Safe for
-    threads: the control plane offers, whoever makes a client has it governed."""
+    monotonic. ``live`` is true while a store is watched, ``followed`` while somebody tries to, ``problem`` says why it is not,
+    or what was refused last. Safe for threads: the control plane offers, whoever makes a client has it governed."""
 
     def __init__(
         self, service: ServiceUrl, *, events: Events, max_age: float, clock: Callable[[], float] = time.monotonic
@@ -79,7 +79,7 @@ class Book:
         self.source = ""
         self.confirmed = 0.0
         self.floor = Floor()
-        self.live, self.problem = False, ""
+        self.live, self.followed, self.problem = False, False, ""
         self.first: Future[None] = Future()
         """Done when it is known whether there is a document, or that nobody says so."""
         self._until = 0.0
@@ -90,7 +90,7 @@ class Book:
 
     def forked(self) -> None:
         """In a child process: a thread of the parent may have held the lock."""
-        self._lock = threading.RLock()
+        self._lock, self.followed = threading.RLock(), False
         if not self.first.done():
             self.first, self._until = Future(), 0.0  # as well, and nobody of the parent waits here
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
@@ -21,6 +22,8 @@ from meshlib.settings import Settings
 
 PATIENCE: Final = 4.0
 """How often an operator waits for as long as the store has for one answer: a document is put with several requests."""
+STAND_BY: Final = 1.0
+"""Seconds between two looks whether a document is still followed."""
 
 
 class Office:
@@ -70,9 +73,18 @@ class Office:
             return self._books.setdefault(service.name, book)
 
     async def follow(self, service: ServiceUrl) -> None:
-        """Follow the documents of ``service`` until it is cancelled."""
-        if self.open:
-            await DocumentFollower(self.book(service), self._around).run()
+        """Follow the documents of ``service`` until it is cancelled. There is one follower for each, whoever wants it: others
+        stand by."""
+        if not self.open:
+            return
+        book = self.book(service)
+        while book.followed:  # noqa: ASYNC110 - an event belongs to one loop, a book outlives it
+            await asyncio.sleep(STAND_BY)
+        book.followed = True
+        try:
+            await DocumentFollower(book, self._around).run()
+        finally:
+            book.followed = False
 
     def operator(self, spawn: Callable[[Callable[[], Coroutine[Any, Any, Any]]], Future[Any]]) -> Operator:
         """What operators do; ``spawn`` runs a coroutine on the control plane's loop."""

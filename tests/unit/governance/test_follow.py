@@ -19,10 +19,12 @@ from meshlib.flow import compose
 from meshlib.governance import follow as module
 from meshlib.governance.book import Book
 from meshlib.governance.follow import Around, DocumentFollower, begin
+from meshlib.governance.office import Office
 from meshlib.governance.policies import Policies
 from meshlib.governance.store import PolicyStore
 from meshlib.model import ServiceUrl
 from meshlib.policies.base import Site
+from meshlib.settings import Settings
 from meshlib.testing import FakeClock, run_virtual
 
 ORDERS = ServiceUrl("orders")
@@ -314,5 +316,21 @@ def test_without_a_key_value_store_there_is_nothing_to_follow(tmp_path: Path) ->
         await settle()
         assert world.tasks[0].done()
         assert "has no key-value store" in book.problem
+
+    told(tmp_path, story)
+
+
+def test_whoever_follows_a_document_that_is_followed_stands_by(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        settings = Settings(registry="memory://", state_dir=str(tmp_path))
+        office = Office(settings, Events(), world.opened)
+        book = office.book(ORDERS)
+        first, second = (asyncio.create_task(office.follow(ORDERS)) for _ in range(2))
+        world.tasks += [first, second]
+        await settle()
+        assert (len(world.shared.watchers), book.followed) == (1, True)
+        first.cancel()
+        await asyncio.sleep(1.1)
+        assert (len(world.shared.watchers), book.followed, book.live) == (1, True, True)
 
     told(tmp_path, story)

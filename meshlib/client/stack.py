@@ -51,7 +51,8 @@ class Stack:
     def __init__(self, site: Site, policies: Sequence[Policy], below: Next) -> None:
         self.site, self.policies = site, tuple(policies)
         self._below = below
-        self.proceed: Next
+        self.effective: tuple[Policy, ...] = ()
+        self.proceed = below
         self._bound: dict[Policy, Layer] = {}
         self.origin: Origin | None = None
         """What a document has to do with :attr:`effective`, None where there is none."""

@@ -148,9 +148,12 @@ class CountWindow:
 
     def good(self) -> bool:
         with self._lock:
-            self._put(0)
-            # Full, one that ends well takes the place of one that was no better.
-            return self._calls <= self._minimum and bool(self._failures or self._slow)
+            place = self._place
+            if self._calls < len(self._ends) or self._ends[place]:
+                self._put(0)
+                return self._calls <= self._minimum and bool(self._failures or self._slow)
+            self._place = place + 1 if place + 1 < self._calls else 0  # it was a good one, too
+            return False
 
     def bad(self, failed: bool, slow: bool) -> None:
         with self._lock:

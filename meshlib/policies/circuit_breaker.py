@@ -29,13 +29,13 @@ class circuit_breaker(Policy):  # noqa: N801 - as users write it
     """Lets no calls through for a while when of those that ended in the last ``window`` seconds (or of the last ``calls``) the
     share ``failure_rate`` failed, or the share ``slow_rate`` took ``slow`` seconds or more; not before ``minimum`` ended.
 
-    A call that is not let through gets :class:`~meshlib.errors.CircuitOpen`, at once. After ``open_for`` seconds ``probes`` calls
-    are let through, which the same rates judge: either all passes again, or it is open for ``growth`` times as long as before,
-    at most ``longest`` seconds. A probe that has not ended after ``probe_for`` seconds makes room for another.
+    A call that is not let through gets :class:`~meshlib.errors.CircuitOpen`, at once. After ``open_for`` seconds ``probes``
+    calls are let through, which the same rates judge: either all passes again, or it is open for ``growth`` times as long as
+    before, at most ``longest`` seconds. A probe that has not ended after ``probe_for`` seconds makes room for another.
 
-    A service fails by connection errors, time-outs and answers of 5xx; 429, 503 with ``Retry-After`` and what is cancelled count
-    neither way. A function fails by exceptions, errors of a call in it by the same table. ``failures`` (exception types, or a
-    function of the exception) says which of them count as failures, instead of all; others then are answers.
+    A service fails by connection errors, time-outs and answers of 5xx; 429, 503 with ``Retry-After`` and what is cancelled
+    count neither way. A function fails by exceptions, those of a call in it by the same table. ``failures`` (exception types,
+    or a function of the exception) says which of them count as failures, instead of all; others then are answers.
 
     There is one circuit per service and method, which equal policies of one mesh share, and one for each function. Of a
     generator function, the call that makes the generator is seen, not what the generator does.
@@ -87,8 +87,6 @@ class circuit_breaker(Policy):  # noqa: N801 - as users write it
             raise _wrong(name, value, f"is not {what}", example)
 
     def _check_plugs(self) -> None:
-        if isinstance(self.failures, list):
-            object.__setattr__(self, "failures", tuple(self.failures))
         if self.failures is not None and not _says_which(self.failures):
             raise _wrong("failures", self.failures, "are neither exceptions nor a function of one", "OSError")
         try:
@@ -97,9 +95,7 @@ class circuit_breaker(Policy):  # noqa: N801 - as users write it
             raise _wrong("listeners", self.listeners, "is no list", "[CountingListener()]") from None
         for each in self.listeners:
             if not callable(getattr(each, "state_change", None)):
-                raise _wrong(
-                    "listeners", each, "has no state_change(): it is no listener of pybreaker's", "[CountingListener()]"
-                )
+                raise _wrong("listeners", each, "has no state_change(), as a listener has", "[CountingListener()]")
         if self.storage is not None and not callable(self.storage) and not hasattr(type(self.storage), "opened_at"):
             raise _wrong("storage", self.storage, "is no storage of pybreaker's", 'CircuitMemoryStorage("closed")')
 

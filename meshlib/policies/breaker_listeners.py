@@ -23,13 +23,12 @@ class State:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
 class Function:
     """Stands for what is called, in ``before_call``: it has the names of a function."""
 
-    __module__: str
-    __name__: str
-    __qualname__: str
+    def __init__(self, module: str, qualname: str) -> None:
+        self.__module__, self.__qualname__ = module, qualname
+        self.__name__ = qualname.rpartition(".")[2]
 
 
 class View:
@@ -98,8 +97,7 @@ class Audience:
     def __init__(self, listeners: Sequence[Any], breaker: Breaker) -> None:
         self._listeners, self._breaker = listeners, breaker
         self._view = View(breaker)
-        name = breaker.method.rpartition(".")[2] or breaker.service
-        self._function = Function(breaker.service, name, breaker.method or breaker.service)
+        self._function = Function(breaker.service, breaker.method or breaker.service)
 
     @classmethod
     def of(cls, breaker: Breaker) -> Audience | None:

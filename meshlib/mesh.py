@@ -198,7 +198,7 @@ class Mesh:
         """The circuits of a service that this mesh's clients have, one for each method and policy: to look at, and to open,
         close or disable by hand."""
         stacks = self._stacks_of(ServiceUrl.parse(name, namespace=self.settings.namespace))
-        return list(dict.fromkeys(breaker for stack in stacks for breaker in breakers_in(stack.layers)))
+        return sorted({each for stack in stacks for each in breakers_in(stack.layers)}, key=lambda each: each.method)
 
     # -- providers
 
@@ -308,8 +308,7 @@ class Mesh:
 
     def _stacks_of(self, target: ServiceUrl) -> list[Stack]:
         with self._lock:
-            known = [stack for stack in self._stacks_known if stack.site.service == str(target.name)]
-        return sorted(known, key=lambda stack: stack.site.method)
+            return [stack for stack in self._stacks_known if stack.site.service == str(target.name)]
 
     def _site(self, target: ServiceUrl, method: str = "") -> Site:
         return Site(

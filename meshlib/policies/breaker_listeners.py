@@ -11,7 +11,8 @@ from meshlib.errors import status_error_type
 from meshlib.flow import FUNCTION, Call
 
 if TYPE_CHECKING:
-    from meshlib.policies.breaker import Breaker, Phase
+    from meshlib.policies.breaker import Breaker
+    from meshlib.policies.breaker_states import Phase
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,8 @@ from meshlib.policies.forks import on_fork
 from meshlib.threads import DaemonExecutor
 
 if TYPE_CHECKING:
-    from meshlib.policies.breaker import Breaker, Phase
+    from meshlib.policies.breaker import Breaker
+    from meshlib.policies.breaker_states import Phase
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,10 @@ from meshlib.errors import AttemptError, CircuitOpen, ConfigError, DeadlineExcee
 from meshlib.flow import FUNCTION, Call, Flow, Layer, Next
 from meshlib.outcome import Outcome, of_answer, of_error, of_status
 from meshlib.policies.base import LAYERS, Policy, Site
-from meshlib.policies.breaker import Breaker, Condition, Permit
+from meshlib.policies.breaker import Breaker, Condition
 from meshlib.policies.breaker_listeners import Audience
 from meshlib.policies.breaker_share import Share
+from meshlib.policies.breaker_states import Permit
 from meshlib.policies.breaker_window import Counts, CountWindow, TimeWindow, Window
 
 log = logging.getLogger(__name__)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import httpx2
 import pytest
 
 from meshlib import (
@@ -449,6 +450,45 @@ def test_the_circuits_of_a_mesh() -> None:
             kept[0].fetch(7)  # type: ignore[attr-defined]
         assert "circuit_breaker: open, 0 of 0 calls failed" in str(mesh.explain("orders"))
         assert mesh.events.counts()["circuit_breaker.opened", "orders", "Orders.fetch"] == 1
+
+
+def down(request: httpx2.Request) -> httpx2.Response:
+    if request.url.path == "/refused":
+        raise httpx2.ConnectError("refused")
+    return httpx2.Response(500, text="down")
+
+
+async def adown(request: httpx2.Request) -> httpx2.Response:
+    return down(request)
+
+
+def test_clients_of_a_mesh() -> None:
+    rule = circuit_breaker(minimum=3)
+    with Mesh(
+        Settings(registry="static://orders=127.0.0.1:8081;carts=127.0.0.1:8082"),
+        transport=lambda _: httpx2.MockTransport(down), async_transport=lambda _: httpx2.MockTransport(adown),
+    ) as mesh:  # fmt: skip
+        http = mesh.http("orders", policies=[rule])
+        assert [http.get("/").status_code, http.get("/").status_code] == [500, 500]
+        with pytest.raises(ConnectFailed):
+            http.get("/refused")
+        with pytest.raises(CircuitOpen, match="the circuit of orders is open: 3 of 3 calls failed; again in"):
+            http.get("/")
+        with pytest.raises(httpx2.TransportError) as caught:
+            mesh.http("orders", policies=[rule]).get("/")
+        assert isinstance(caught.value, CircuitOpen), "another client of the same service shares it"
+        mounted = httpx2.Client(mounts={"http://carts": mesh.transport(policies=[rule])})
+        assert mounted.get("http://carts/").status_code == 500
+
+        async def main() -> None:
+            async with mesh.ahttp("carts", policies=[rule]) as client:
+                await asyncio.gather(client.get("/"), client.get("/"))
+                with pytest.raises(CircuitOpen):
+                    await client.get("/")
+
+        asyncio.run(main())
+        assert [breaker.state for breaker in mesh.breakers("carts")] == ["open"]
+        mounted.close()
 
 
 def test_it_has_its_place_and_explains() -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from meshlib.errors import ConfigError
 from meshlib.policies.forks import on_fork
-from meshlib.threads import DaemonExecutor
+from meshlib.threads import DaemonExecutor, original
 
 if TYPE_CHECKING:
     from meshlib.policies.breaker import Breaker
@@ -61,7 +61,8 @@ class Share:
 
     def forked(self) -> None:
         """In a child process (and at first): whoever is at it is a thread of the parent."""
-        self._busy = threading.Lock()
+        # It is freed by another thread of the system, under gevent too; nobody waits for it.
+        self._busy: threading.Lock = original("_thread", "allocate_lock")()
 
     def attend(self) -> None:
         """There are calls. Returns at once."""

@@ -105,9 +105,12 @@ class Share:
         if seen.state != written if written else seen != before:
             self._adopt(seen)
 
-    def _write(self) -> str:
+    def _write(self) -> str | None:
+        """Tell how it stands now, and return that; None when that is by hand, which is no news to others."""
         self._news = False
         phase = self._breaker.phase
+        if _by_hand(phase):
+            return None
         try:
             if phase.name == "open":
                 self._storage.opened_at = datetime.fromtimestamp(phase.opened_at, UTC)  # type: ignore[union-attr]

@@ -177,6 +177,22 @@ def test_what_is_done_by_hand_holds_here() -> None:
     assert one.call() == "-"
 
 
+@pytest.mark.parametrize("what", ["open", "disable"])
+def test_what_is_done_by_hand_before_the_news_are_told(what: str) -> None:
+    one, _, storage = two()
+    storage.broken = True
+    one.clock.advance(POLL)
+    one.fail()
+    getattr(one.breaker, what)()
+    storage.broken = False
+    one.clock.advance(AGAIN)
+    one.call()
+    assert storage.state == "closed"
+    one.breaker.enable()
+    one.fail()
+    assert storage.state == "open"
+
+
 def test_no_more_than_ten_looks_a_second() -> None:
     one, _, storage = two()
     storage.looks = 0

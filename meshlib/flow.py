@@ -21,6 +21,7 @@ import time
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from concurrent import futures
 from contextlib import AsyncExitStack, suppress
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import msgspec
@@ -227,7 +228,9 @@ def compose(layers: Iterable[Layer], innermost: Next = send) -> Next:
 
 
 def _around(layer: Layer, proceed: Next) -> Next:
-    return lambda call: layer(call, proceed)
+    # A method that is bound already is called in two thirds of the time that an object with a __call__ takes.
+    enter = layer if isinstance(layer, FunctionType) else layer.__call__
+    return lambda call: enter(call, proceed)
 
 
 class Sender(Protocol):

@@ -39,6 +39,8 @@ from meshlib.lifecycle import Registration
 from meshlib.model import ServiceUrl, Snapshot
 from meshlib.mounts import AsyncMeshClient, AsyncMeshTransport, MeshClient, MeshTransport
 from meshlib.policies.base import Commons, Policy, Site, checked, overlaid
+from meshlib.policies.breaker import Breaker
+from meshlib.policies.circuit_breaker import breakers_in
 from meshlib.settings import Settings
 from meshlib.transport import AsyncEngine, Engine, MakeAsyncTransport, MakeTransport
 from meshlib.worker import Worker
@@ -187,12 +189,16 @@ class Mesh:
         target = ServiceUrl.parse(name, namespace=self.settings.namespace)
         raw = [(key.encode("latin-1"), value.encode("latin-1")) for key, value in (headers or {}).items()]
         call = Call(target, method.upper(), path.encode(), raw, arguments=arguments)
-        known, view = self.snapshot(target), self._view(target)
-        with self._lock:
-            stacks = [stack for stack in self._stacks_known if stack.site.service == str(target.name)]
+        known, view, stacks = self.snapshot(target), self._view(target), self._stacks_of(target)
         age = None if known is None else known.age(time.time())
         return Explanation(target, f"{call.method} {path}", known, age, view.live, view.problem,
                            ways(view.fleet, call, stacks))  # fmt: skip
+
+    def breakers(self, name: str | ServiceUrl) -> list[Breaker]:
+        """The circuits of a service that this mesh's clients have, one for each method and policy: to look at, and to open,
+        close or disable by hand."""
+        stacks = self._stacks_of(ServiceUrl.parse(name, namespace=self.settings.namespace))
+        return sorted({each for stack in stacks for each in breakers_in(stack.layers)}, key=lambda each: each.method)
 
     # -- providers
 
@@ -299,6 +305,10 @@ class Mesh:
         with self._lock:
             self._stacks_known.add(stack)
         return stack
+
+    def _stacks_of(self, target: ServiceUrl) -> list[Stack]:
+        with self._lock:
+            return [stack for stack in self._stacks_known if stack.site.service == str(target.name)]
 
     def _site(self, target: ServiceUrl, method: str = "") -> Site:
         return Site(

@@ -1,5 +1,5 @@
 """THE ORDER of a consumer's layers, outermost first. A stack holds those of them that its client uses; cache, fallback,
-adaptive_concurrency, circuit_breaker and inject_fault have their places here, and are not built yet.
+adaptive_concurrency and inject_fault have their places here, and are not built yet.
 
 cache                  an answer that is at hand costs nothing below
 fallback               sees what everything below came to
@@ -58,6 +58,11 @@ class Stack:
         with it now, changing nothing."""
         asked = ((policy.kind, getattr(layer, "explain", None)) for policy, layer in self._bound.items())
         return [(kind, explain(call)) for kind, explain in asked if explain is not None]
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Those above failover and balance, outermost first."""
+        return tuple(self._bound.values())
 
     def overlay(self, rules: Iterable[Policy]) -> None:
         """Put ``rules`` (of a document) over the policies of the code."""

@@ -25,6 +25,9 @@ T = TypeVar("T")
 POLICIES = "__mesh_policies__"
 """Attribute of a declared method or class with the policies put on it, outermost first."""
 
+LAYERS = "__mesh_layers__"
+"""Attribute of a governed function with the layers around it, outermost first."""
+
 
 class Commons:
     """State that layers of several sites share, each made once and kept as long as one of them holds it."""

@@ -134,11 +134,11 @@ def test_the_negative_control(tmp_path: Path) -> None:
 
 
 PUBLIC = """
-AttemptError AttemptTimeout BadRequest Body BulkheadFull CallError CasConflict ClientError ConfigError Conflict
+AttemptError AttemptTimeout BadRequest Body BulkheadFull CallError CasConflict CircuitOpen ClientError ConfigError Conflict
 ConnectFailed ConnectionLost DeadlineExceeded DecodeError Forbidden GatewayTimeout Header Instance InvalidAnswer Match Mesh
 MeshError Mirror MissingExtra NoInstances NotFound Path PortInUse Query RateLimited Refused Registration RegistryDenied
 RegistryError RegistryUnavailable RegistryUrl RetryBudget Rule ServerError ServiceUnavailable ServiceUrl Settings Snapshot
-Status StatusError StoreError Subset TooManyRequests Unauthorized UnprocessableContent __version__ bulkhead delete get head
+Status StatusError StoreError Subset TooManyRequests Unauthorized UnprocessableContent __version__ breakers_of bulkhead circuit_breaker delete get head
 hedge keys options patch pickers post put rate_limit retry route service_client time_left timeout until
 """
 

@@ -36,6 +36,8 @@ from meshlib.errors import ConfigError
 from meshlib.events import Events
 from meshlib.flow import Call, Next
 from meshlib.lifecycle import Registration
+from meshlib.metrics.collect import Metered, collected
+from meshlib.metrics.families import Metrics
 from meshlib.model import ServiceUrl, Snapshot
 from meshlib.mounts import AsyncMeshClient, AsyncMeshTransport, MeshClient, MeshTransport
 from meshlib.policies.base import Commons, Policy, Site, checked, overlaid
@@ -75,6 +77,7 @@ class Mesh:
         self.settings = settings or Settings.load()
         self.events, self._commons = Events(), Commons()
         self.in_flight = server.InFlight()
+        self._metered = Metered() if self.settings.metrics == "on" else None
         self._engine = Engine(self.settings, transport)
         self._async_engine = AsyncEngine(self.settings, async_transport)
         self._worker = Worker()
@@ -113,7 +116,7 @@ class Mesh:
 
         def stack(method: Method) -> Stack:
             policies = overlaid(declaration.policies, method.policies)
-            return self._stack(target, policies, below, f"{cls.__qualname__}.{method.name}")
+            return self._stack(target, policies, below, f"{cls.__qualname__}.{method.name}", method.path)
 
         self.prefetch(target)
         return implement(  # type: ignore[no-any-return]
@@ -199,6 +202,13 @@ class Mesh:
         close or disable by hand."""
         stacks = self._stacks_of(ServiceUrl.parse(name, namespace=self.settings.namespace))
         return sorted({each for stack in stacks for each in breakers_in(stack.layers)}, key=lambda each: each.method)
+
+    def metrics(self) -> Metrics:
+        """What this process has counted since it began (a forked one: since the fork), and how things stand: calls, requests,
+        events of policies, instances. ``metrics().prometheus()`` is the text to be scraped. With ``MESH_METRICS=off``, calls
+        and requests are not counted."""
+        self._check_pid()
+        return collected(self._metered, self.events, self._all_views(), self._registrations, len(self.in_flight))
 
     # -- providers
 
@@ -300,8 +310,8 @@ class Mesh:
 
         return lambda host: known.get(host) or stack_of(host)
 
-    def _stack(self, target: ServiceUrl, policies: Iterable[Policy], below: Next, method: str = "") -> Stack:
-        stack = Stack(self._site(target, method), tuple(policies), below)
+    def _stack(self, target: ServiceUrl, policies: Iterable[Policy], below: Next, *where: str) -> Stack:
+        stack = Stack(self._site(target, *where), tuple(policies), below)
         with self._lock:
             self._stacks_known.add(stack)
         return stack
@@ -310,11 +320,12 @@ class Mesh:
         with self._lock:
             return [stack for stack in self._stacks_known if stack.site.service == str(target.name)]
 
-    def _site(self, target: ServiceUrl, method: str = "") -> Site:
+    def _site(self, target: ServiceUrl, method: str = "", template: str = "") -> Site:
         return Site(
             service=str(target.name), method=method, events=self.events, commons=self._commons,
             instances=self._peers, state_dir=lambda: self.settings.state_path,
-            caller=self.settings.service, reach=self._reach,
+            caller=self.settings.service, reach=self._reach, template=template,
+            recorder=None if self._metered is None else self._metered.calls,
         )  # fmt: skip
 
     def _reach(self, name: str) -> tuple[ServiceUrl, Next]:
@@ -418,6 +429,8 @@ class Mesh:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._commons.forked()
+        if self._metered is not None:
+            self._metered.forked()
         self._worker.forked()
         self._engine.forked()
         self._async_engine.forked()

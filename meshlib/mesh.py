@@ -38,6 +38,7 @@ from meshlib.flow import Call, Next
 from meshlib.lifecycle import Registration
 from meshlib.metrics.collect import Metered, collected
 from meshlib.metrics.families import Metrics
+from meshlib.metrics.server import counted_asgi, counted_wsgi
 from meshlib.model import ServiceUrl, Snapshot
 from meshlib.mounts import AsyncMeshClient, AsyncMeshTransport, MeshClient, MeshTransport
 from meshlib.policies.base import Commons, Policy, Site, checked, overlaid
@@ -238,11 +239,13 @@ class Mesh:
     def wsgi(self, app: server.WsgiApp) -> server.WsgiApp:
         """``app`` as a provider: its requests are counted, so that closing a registration waits for them, and their deadlines
         bound the calls made for them."""
-        return server.wsgi(server.timed_wsgi(app), self.in_flight)
+        served = server.wsgi(server.timed_wsgi(app), self.in_flight)
+        return served if self._metered is None else counted_wsgi(served, self._metered.requests)
 
     def asgi(self, app: server.AsgiApp) -> server.AsgiApp:
         """The same for ASGI; when the server tells its lifespan's end, registrations are closed."""
-        return server.asgi(server.timed_asgi(app), self.in_flight, self._stopped)
+        served = server.asgi(server.timed_asgi(app), self.in_flight, self._stopped)
+        return served if self._metered is None else counted_asgi(served, self._metered.requests)
 
     # -- lifecycle
 

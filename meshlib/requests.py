@@ -69,7 +69,7 @@ class Requests:
         if base is not self._base:
             self._rebase(base)
         if len(url) > LONGEST or not _CLEAN.fullmatch(url):
-            return self._prefix + url
+            return url if "#" in url else self._prefix + url  # what is behind it is dropped only when the engine joins
         path, mark, query = url.partition("?")
         joined = Below.__new__(Below)
         joined._uri_reference = self._parts._make((*self._origin, self._path + path, query if mark else None, None))

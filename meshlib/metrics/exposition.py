@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from meshlib.metrics.families import Family, Sample
+    from meshlib.metrics.families import Family
 
 _UNITS: Final = {"s": "seconds", "": ""}
 _SPECIAL: Final = {"inf": "+Inf", "-inf": "-Inf", "nan": "NaN"}
@@ -24,9 +24,19 @@ def unit_of(family: Family) -> str:
     return _UNITS[family.unit]
 
 
-def labels_of(sample: Sample) -> dict[str, str]:
-    """Its labels by their names there."""
-    return {_plain(name): value for name, value in sample.labels.items()}
+def numbers_of(family: Family) -> Iterator[tuple[str, dict[str, str], float]]:
+    """Its samples as Prometheus has them, one number each: their names, labels and values."""
+    name, end = name_of(family), "_total" if family.kind == "counter" else ""
+    for sample in family.samples:
+        labels, value = {_plain(key): text for key, text in sample.labels.items()}, sample.value
+        if isinstance(value, (int, float)):
+            yield name + end, labels, value
+            continue
+        for bound, count in value.buckets:
+            yield f"{name}_bucket", {**labels, "le": _number(float(bound))}, count
+        yield f"{name}_bucket", {**labels, "le": "+Inf"}, value.count
+        yield f"{name}_count", labels, value.count
+        yield f"{name}_sum", labels, value.sum
 
 
 def text_of(families: Iterable[Family]) -> str:
@@ -40,20 +50,8 @@ def _lines(family: Family) -> Iterator[str]:
     if family.unit:
         yield f"# UNIT {name} {unit_of(family)}"
     yield f"# HELP {name} {family.help.translate(_ESCAPES)}"
-    for sample in family.samples:
-        yield from _of(name, family.kind, sample)
-
-
-def _of(name: str, kind: str, sample: Sample) -> Iterator[str]:
-    labels, value = labels_of(sample), sample.value
-    if isinstance(value, (int, float)):
-        yield f"{name}{'_total' if kind == 'counter' else ''}{_braced(labels)} {_number(value)}"
-        return
-    for bound, count in value.buckets:
-        yield f"{name}_bucket{_braced({**labels, 'le': _number(float(bound))})} {count}"
-    yield f"{name}_bucket{_braced({**labels, 'le': '+Inf'})} {value.count}"
-    yield f"{name}_count{_braced(labels)} {value.count}"
-    yield f"{name}_sum{_braced(labels)} {_number(value.sum)}"
+    for number, labels, value in numbers_of(family):
+        yield f"{number}{_braced(labels)} {_number(value)}"
 
 
 def _plain(name: str) -> str:

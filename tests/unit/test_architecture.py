@@ -33,6 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "text": set(),
     "events": set(),
     "metrics": set(),
+    "requests": set(),
     "keys": FLOW | {"text"},
     "policies": SETTINGS
     | {"deadline", "events", "fields", "files", "flow", "keys", "metrics", "outcome", "patterns", "subsets", "threads"},
@@ -49,7 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     "addressing": SETTINGS | {"flow", "balance"},
     "transport": SETTINGS | {"addressing", "flow", "balance"},
     "client": SETTINGS | {"deadline", "events", "flow", "balance", "outcome", "policies", "subsets", "text", "transport"},
-    "mounts": SETTINGS | {"deadline", "flow", "balance", "client", "policies", "transport"},
+    "mounts": SETTINGS | {"deadline", "flow", "balance", "client", "policies", "requests", "transport"},
     "server": FLOW | {"deadline", "security", "policies"},
     "testing": FLOW,
     "lifecycle": SETTINGS | {"discovery", "server", "worker"},

@@ -72,7 +72,7 @@ class Requests:
             return url if "#" in url else self._prefix + url  # what is behind it is dropped only when the engine joins
         path, mark, query = url.partition("?")
         joined = Below.__new__(Below)
-        joined._uri_reference = self._parts._make((*self._origin, self._path + path, query if mark else None, None))
+        joined._uri_reference = type(self._parts)(*self._origin, self._path + path, query if mark else None, None)
         return joined
 
     def _rebase(self, base: httpx2.URL) -> None:

@@ -39,6 +39,7 @@ from meshlib.lifecycle import Registration
 from meshlib.metrics.collect import Metered, collected
 from meshlib.metrics.families import Metrics
 from meshlib.metrics.server import counted_asgi, counted_wsgi
+from meshlib.metrics.shared import Shared
 from meshlib.model import ServiceUrl, Snapshot
 from meshlib.mounts import AsyncMeshClient, AsyncMeshTransport, MeshClient, MeshTransport
 from meshlib.policies.base import Commons, Policy, Site, checked, overlaid
@@ -78,7 +79,8 @@ class Mesh:
         self.settings = settings or Settings.load()
         self.events, self._commons = Events(), Commons()
         self.in_flight = server.InFlight()
-        self._metered = Metered() if self.settings.metrics == "on" else None
+        self._metered = None if self.settings.metrics == "off" else Metered()
+        self._shelf: Shared | None = None
         self._engine = Engine(self.settings, transport)
         self._async_engine = AsyncEngine(self.settings, async_transport)
         self._worker = Worker()
@@ -207,8 +209,12 @@ class Mesh:
     def metrics(self) -> Metrics:
         """What this process has counted since it began (a forked one: since the fork), and how things stand: calls, requests,
         events of policies, instances. ``metrics().prometheus()`` is the text to be scraped. With ``MESH_METRICS=off``, calls
-        and requests are not counted."""
+        and requests are not counted; with ``shared``, and from :meth:`register` on, the counts are those of all processes that
+        serve the port (it reads files then), the others' as of 5 seconds ago at most."""
         self._check_pid()
+        return self._own_metrics() if self._shelf is None else Metrics(self._shelf.together())
+
+    def _own_metrics(self) -> Metrics:
         return collected(self._metered, self.events, self._all_views(), self._registrations, len(self.in_flight))
 
     # -- providers
@@ -226,9 +232,11 @@ class Mesh:
         lifecycle.check_once(self.settings, port, [each.port for each in self._registrations], _named_alike(self.settings))
         reconciler = Reconciler(self.settings, self._registry, port=port, generation=secrets.token_hex(8))
         registration = Registration(
-            reconciler, self._worker, self.in_flight, self.settings, self._registrations.remove, port=port
+            reconciler, self._worker, self.in_flight, self.settings, self._left, port=port
         )  # fmt: skip
         self._registrations.append(registration)
+        if self.settings.metrics == "shared":
+            self._share(port)
         return registration
 
     def listen(self, port: int | None = None, *, backlog: int = 2048) -> socket.socket:
@@ -418,6 +426,19 @@ class Mesh:
             except ConfigError as problem:  # the request that brought us here is not to fail of it
                 log.warning("this child of a registered process does not join it: %s", problem)
 
+    def _left(self, registration: Registration) -> None:
+        self._registrations.remove(registration)
+        if self._shelf is not None:
+            self._shelf.keep()
+
+    def _share(self, port: int | None) -> None:
+        """Leave our counts where those of the other processes at this port are."""
+        place = f"{self.settings.service}-{self.settings.port if port is None else port}"
+        directory = self.settings.state_path / "metrics" / place
+        if self._shelf is None or self._shelf.directory != directory:
+            self._shelf = Shared(directory, lambda: self._own_metrics().families)
+        self._worker.report(self._shelf.run)
+
     async def _stopped(self) -> None:
         for registration in list(self._registrations):
             await asyncio.to_thread(registration.stopped)
@@ -434,6 +455,9 @@ class Mesh:
         self._commons.forked()
         if self._metered is not None:
             self._metered.forked()
+        if self._shelf is not None:
+            self._shelf.forked()
+            self._shelf = None
         self._worker.forked()
         self._engine.forked()
         self._async_engine.forked()

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from meshlib import Mesh, MissingExtra
-from meshlib.metrics.exposition import name_of, numbers_of, unit_of
+from meshlib.metrics.exposition import kind_of, name_of, numbers_of, unit_of
 from meshlib.metrics.families import Family
 
 
@@ -39,7 +39,7 @@ def collector(mesh: Mesh) -> Any:
 def _family(family: Family) -> Any:
     from prometheus_client.metrics_core import Metric  # noqa: PLC0415
 
-    metric = Metric(name_of(family), family.help, family.kind, unit_of(family))
+    metric = Metric(name_of(family), family.help, kind_of(family), unit_of(family))
     for name, labels, value in numbers_of(family):
         metric.add_sample(name, labels, value)
     return metric

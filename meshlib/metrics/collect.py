@@ -63,7 +63,7 @@ def _of_views(views: Sequence[Any]) -> Iterable[Family]:
     ), "s")  # fmt: skip
     yield _gauge("meshlib.view.live", "1 while a registry tells what changes.",
                  (Sample({_SERVICE: str(view.service)}, int(view.live)) for view in views))  # fmt: skip
-    yield _gauge("http.client.active_requests", "Attempts under way, until their answers are read.", (
+    yield Family("http.client.active_requests", "updowncounter", "Attempts under way, until their answers are read.", "", tuple(
         Sample({_SERVICE: str(view.service)}, sum(len(each.in_flight) for each in view.fleet.endpoints())) for view in views
     ))  # fmt: skip
 
@@ -77,7 +77,7 @@ def _states(fleet: Any) -> dict[str, int]:
 
 
 def _of_provider(registrations: Sequence[Any], in_flight: int) -> Iterable[Family]:
-    yield _gauge("http.server.active_requests", "Requests being served.", [Sample({}, in_flight)])
+    yield Family("http.server.active_requests", "updowncounter", "Requests being served.", "", (Sample({}, in_flight),))
     made = [each.instance for each in list(registrations)]
     yield _gauge("meshlib.registrations", "Entries of this process in the registry, by their state.", (
         Sample({"state": state}, sum((one is not None) is accepted for one in made))

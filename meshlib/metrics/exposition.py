@@ -19,6 +19,11 @@ def name_of(family: Family) -> str:
     return _plain(family.name) + (f"_{unit}" if unit else "")
 
 
+def kind_of(family: Family) -> str:
+    """Its kind there, where what goes up and down is a gauge."""
+    return "gauge" if family.kind == "updowncounter" else family.kind
+
+
 def unit_of(family: Family) -> str:
     """Its unit there: ``seconds``, or none."""
     return _UNITS[family.unit]
@@ -46,7 +51,7 @@ def text_of(families: Iterable[Family]) -> str:
 
 def _lines(family: Family) -> Iterator[str]:
     name = name_of(family)
-    yield f"# TYPE {name} {family.kind}"
+    yield f"# TYPE {name} {kind_of(family)}"
     if family.unit:
         yield f"# UNIT {name} {unit_of(family)}"
     yield f"# HELP {name} {family.help.translate(_ESCAPES)}"

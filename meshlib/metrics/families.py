@@ -8,7 +8,8 @@ from typing import Final, Literal, TypeAlias
 
 from meshlib.metrics.exposition import text_of
 
-Kind: TypeAlias = Literal["counter", "gauge", "histogram"]
+Kind: TypeAlias = Literal["counter", "updowncounter", "gauge", "histogram"]
+"""Of several processes, all but gauges may be added up."""
 
 CONTENT_TYPE: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 """The type of what :meth:`Metrics.prometheus` gives."""

@@ -87,7 +87,7 @@ def counted_wsgi(app: Callable[..., Iterable[bytes]], recorder: Recorder, clock:
         request = Request(recorder, environ.get("REQUEST_METHOD", ""), clock)
 
         def started(status: str, *rest: Any) -> Any:
-            request.status = int(status[:3])
+            request.status = int(status[:3]) if status[:3].isdecimal() else 0
             return start_response(status, *rest)
 
         try:

@@ -32,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "subsets": FACTS | {"fields", "patterns", "versions"},
     "text": set(),
     "events": set(),
-    "metrics": set(),
+    "metrics": {"files", "threads"},
     "requests": set(),
     "keys": FLOW | {"text"},
     "policies": SETTINGS

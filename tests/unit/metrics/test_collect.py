@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import msgspec
+import pytest
 
 from meshlib import Mesh, Settings
 from meshlib.backends import memory
-from meshlib.metrics.families import Metrics
+from meshlib.metrics.families import Family, Metrics, Sample
 from meshlib.model import Instance
 
 
@@ -67,3 +69,26 @@ def test_attempts_under_way_and_instances_out(tmp_path: Path) -> None:
         assert values(metrics, "meshlib.instances") == {
             "orders, known": 2, "orders, prime": 1, "orders, reserve": 0, "orders, outlier": 0, "orders, ejected": 1,
         }  # fmt: skip
+
+
+def test_shared_counts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Of processes: tests/fork. Here: where they are kept, and that they are, at the end at the latest."""
+    settings = Settings(registry=f"memory://{tmp_path}", state_dir=str(tmp_path), service="orders", port=8080, metrics="shared")
+    with Mesh(settings) as mesh:
+        assert mesh._shelf is None
+        with mesh.register() as registration:
+            registration.wait()
+            mesh.wsgi(app)({"REQUEST_METHOD": "GET"}, lambda *_: None).close()  # type: ignore[attr-defined]
+            before = Family("meshlib.policy.events", "counter", "", samples=(Sample({"kind": "x"}, 3),))
+            kept = tmp_path / "metrics" / "orders-8080"
+            assert mesh.metrics().family("http.server.request.duration").samples[0].value.count == 1  # type: ignore[union-attr]
+            (kept / "1.json").write_bytes(msgspec.json.encode([before]))  # of one that has ended
+            assert values(mesh.metrics(), "meshlib.policy.events") == {"x": 3}
+            (kept / "0.json").unlink()
+        assert b"http.server.request.duration" in (kept / "0.json").read_bytes()
+        with mesh.register():
+            assert values(mesh.metrics(), "http.server.request.duration")["GET, 204"].count == 1, "not counted twice"
+        mesh._shelf.forked()
+        (kept / "slots").chmod(0o666)
+        assert values(mesh.metrics(), "http.server.request.duration")["GET, 204"].count == 1
+    assert caplog.text.count("the counts of other processes are not known") == 1

@@ -21,13 +21,18 @@ from benchmarks.call import BAR, INSTANCES, answer
 from benchmarks.measure import Row, interleaved, ratio
 from meshlib import Mesh, Settings, bulkhead, get, rate_limit, retry, service_client, timeout
 from meshlib.backends.memory import store
-from meshlib.model import Instance
+from meshlib.flow import Call, compose, run, send
+from meshlib.metrics.client import recorder
+from meshlib.model import Instance, ServiceUrl
+from meshlib.policies.base import Site
+from meshlib.policies.observe import Observe
 
 ROUNDS, CALLS = 41, 200
 BAR_BY_HAND = 1 / 6
 THREADS, THREAD_CALLS, THREAD_ROUNDS = 8, 200, 31
 BAR_THREADS = 1 / 0.95
 LIMIT = 1_000_000
+BAR_COUNTING = 1.0
 
 
 def policies() -> list[Any]:
@@ -59,7 +64,7 @@ def rows() -> list[Row]:
         mesh.snapshot("orders")
         by_hand = ByHand()
         try:
-            return [*_sync(mesh, mock, by_hand), *_async(mesh, mock, by_hand), *_threads(mesh, mock)]
+            return [*_sync(mesh, mock, by_hand), *_async(mesh, mock, by_hand), *_threads(mesh, mock), _counting()]
         finally:
             by_hand.close()
 
@@ -195,6 +200,35 @@ def _threads(mesh: Mesh, mock: httpx2.MockTransport) -> list[Row]:
     (one, bare), (other, governed) = times.items()
     compared = ratio(governed, bare)
     return [Row(one, statistics.median(bare), "us"), Row(other, statistics.median(governed), "us", compared, BAR_THREADS)]
+
+
+class Instant:
+    """The blocking shell's network: every call is answered at once."""
+
+    def send(self, call: Call) -> httpx2.Response:  # noqa: ARG002
+        """See :class:`meshlib.flow.Sender`."""
+        return _GOOD
+
+    def hold(self, response: Any, call: Call) -> None:  # noqa: ARG002
+        """See :class:`meshlib.flow.Sender`."""
+        call.close()
+
+    def drop(self, response: Any) -> None:
+        """See :class:`meshlib.flow.Sender`."""
+
+
+_GOOD = httpx2.Response(200)
+
+
+def _counting() -> Row:
+    sender, target = Instant(), ServiceUrl("orders")
+    counted = compose([Observe(Site(service="orders"), recorder())])
+    measured = interleaved(
+        {name: (lambda flow=flow: run(flow, Call(target, "GET", b"/"), sender)) for name, flow in (("", send), ("+", counted))},
+        rounds=ROUNDS, calls=20 * CALLS,
+    )  # fmt: skip
+    added = [more - less for less, more in zip(*measured.values(), strict=True)]
+    return Row("counting a call", statistics.median(added) * 1e6, "us CPU", None, BAR_COUNTING)
 
 
 def together(client: httpx2.Client) -> float:

@@ -29,6 +29,14 @@ class Below(httpx2.URL):
     """The URL of a clean path below a client's base URL."""
 
 
+class Plain(httpx2.Request):
+    """A request without a body, made of parts that need no checking."""
+
+    def __init__(self, method: str, url: httpx2.URL, headers: httpx2.Headers, extensions: dict[str, Any]) -> None:
+        self.method, self.url, self.headers, self.extensions, self.stream = method, url, headers, extensions, _NO_BODY
+        self.read()  # as the engine does with what is in memory: its content is there
+
+
 class Requests:
     """Of one ``client``, what of its requests stays the same. Each part is looked at again when it is another one."""
 
@@ -49,11 +57,7 @@ class Requests:
             self._take(raw)
         if self._headers is None:
             return None
-        request = httpx2.Request(
-            method, url, headers=self._headers, stream=_NO_BODY, extensions={"timeout": client.timeout.as_dict()}
-        )
-        request.read()
-        return request
+        return Plain(method, url, httpx2.Headers(self._headers), {"timeout": client.timeout.as_dict()})
 
     def _take(self, raw: list[tuple[bytes, bytes]]) -> None:
         own = any(name.lower() == b"host" for name, _ in raw)

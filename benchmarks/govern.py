@@ -16,15 +16,14 @@ from typing import Any, Protocol
 
 import httpx2
 
-import meshlib
 from benchmarks.call import BAR, INSTANCES, answer
 from benchmarks.measure import Row, interleaved, ratio
-from meshlib import Mesh, Settings, bulkhead, get, rate_limit, retry, service_client, timeout
+from meshlib import Mesh, Settings, bulkhead, circuit_breaker, get, rate_limit, retry, service_client, timeout
 from meshlib.backends.memory import store
 from meshlib.flow import Call, compose, run, send
 from meshlib.metrics.client import recorder
 from meshlib.model import Instance, ServiceUrl
-from meshlib.policies.base import Site
+from meshlib.policies.base import Policy, Site
 from meshlib.policies.observe import Observe
 
 ROUNDS, CALLS = 41, 200
@@ -35,12 +34,9 @@ LIMIT = 1_000_000
 BAR_COUNTING = 1.0
 
 
-def policies() -> list[Any]:
-    """Everything that governs a call; the breaker from the day that it is there."""
-    full: list[Any] = [timeout(5.0), retry(attempts=3), rate_limit(f"{LIMIT}/s"), bulkhead(100)]
-    if "circuit_breaker" in meshlib.__all__:
-        full.append(meshlib.circuit_breaker())
-    return full
+def policies() -> list[Policy]:
+    """Everything that governs a call."""
+    return [timeout(5.0), retry(attempts=3), rate_limit(f"{LIMIT}/s"), bulkhead(100), circuit_breaker()]
 
 
 @service_client("orders", policies=policies())

@@ -65,6 +65,7 @@ class Call(msgspec.Struct, eq=False):
     instance chosen for this attempt; ``tried`` the endpoints of earlier attempts, which it must not go to again, of which
     ``last_resorts`` were ejected when they were tried; ``visited`` those that all attempts of a call which is repeated went
     to, one list that they share: another attempt goes elsewhere if it can. It is None where nothing above repeats.
+    ``again`` gets the endpoint of each attempt but the first, one list of all copies; None where nobody counts them.
     ``arguments`` are those of a declared method or a function by their Python names, defaults included, None for any other
     call; ``subset`` the instances that a rule wants it to go to, None for any.
     """
@@ -82,6 +83,7 @@ class Call(msgspec.Struct, eq=False):
     tried: tuple[Endpoint, ...] = ()
     last_resorts: int = 0
     visited: list[Endpoint] | None = None
+    again: list[Endpoint] | None = None
     closers: list[Callable[[], object]] | None = None
     arguments: Mapping[str, Any] | None = None
     subset: Subset | None = None

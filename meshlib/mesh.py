@@ -36,6 +36,10 @@ from meshlib.errors import ConfigError
 from meshlib.events import Events
 from meshlib.flow import Call, Next
 from meshlib.lifecycle import Registration
+from meshlib.metrics.collect import Metered, collected
+from meshlib.metrics.families import Metrics
+from meshlib.metrics.server import counted_asgi, counted_wsgi
+from meshlib.metrics.shared import Shared
 from meshlib.model import ServiceUrl, Snapshot
 from meshlib.mounts import AsyncMeshClient, AsyncMeshTransport, MeshClient, MeshTransport
 from meshlib.policies.base import Commons, Policy, Site, checked, overlaid
@@ -75,6 +79,8 @@ class Mesh:
         self.settings = settings or Settings.load()
         self.events, self._commons = Events(), Commons()
         self.in_flight = server.InFlight()
+        self._metered = None if self.settings.metrics == "off" else Metered()
+        self._shelf: Shared | None = None
         self._engine = Engine(self.settings, transport)
         self._async_engine = AsyncEngine(self.settings, async_transport)
         self._worker = Worker()
@@ -113,7 +119,7 @@ class Mesh:
 
         def stack(method: Method) -> Stack:
             policies = overlaid(declaration.policies, method.policies)
-            return self._stack(target, policies, below, f"{cls.__qualname__}.{method.name}")
+            return self._stack(target, policies, below, f"{cls.__qualname__}.{method.name}", method.path)
 
         self.prefetch(target)
         return implement(  # type: ignore[no-any-return]
@@ -200,6 +206,17 @@ class Mesh:
         stacks = self._stacks_of(ServiceUrl.parse(name, namespace=self.settings.namespace))
         return sorted({each for stack in stacks for each in breakers_in(stack.layers)}, key=lambda each: each.method)
 
+    def metrics(self) -> Metrics:
+        """What this process has counted since it began (a forked one: since the fork), and how things stand: calls, requests,
+        events of policies, instances. ``metrics().prometheus()`` is the text to be scraped. With ``MESH_METRICS=off``, calls
+        and requests are not counted; with ``shared``, and from :meth:`register` on, the counts are those of all processes that
+        serve the port (it reads files then), the others' as of 5 seconds ago at most."""
+        self._check_pid()
+        return self._own_metrics() if self._shelf is None else Metrics(self._shelf.together())
+
+    def _own_metrics(self) -> Metrics:
+        return collected(self._metered, self.events, self._all_views(), self._registrations, len(self.in_flight))
+
     # -- providers
 
     def register(self, port: int | None = None) -> Registration:
@@ -215,9 +232,11 @@ class Mesh:
         lifecycle.check_once(self.settings, port, [each.port for each in self._registrations], _named_alike(self.settings))
         reconciler = Reconciler(self.settings, self._registry, port=port, generation=secrets.token_hex(8))
         registration = Registration(
-            reconciler, self._worker, self.in_flight, self.settings, self._registrations.remove, port=port
+            reconciler, self._worker, self.in_flight, self.settings, self._left, port=port
         )  # fmt: skip
         self._registrations.append(registration)
+        if self.settings.metrics == "shared":
+            self._share(port)
         return registration
 
     def listen(self, port: int | None = None, *, backlog: int = 2048) -> socket.socket:
@@ -228,11 +247,13 @@ class Mesh:
     def wsgi(self, app: server.WsgiApp) -> server.WsgiApp:
         """``app`` as a provider: its requests are counted, so that closing a registration waits for them, and their deadlines
         bound the calls made for them."""
-        return server.wsgi(server.timed_wsgi(app), self.in_flight)
+        served = server.wsgi(server.timed_wsgi(app), self.in_flight)
+        return served if self._metered is None else counted_wsgi(served, self._metered.requests)
 
     def asgi(self, app: server.AsgiApp) -> server.AsgiApp:
         """The same for ASGI; when the server tells its lifespan's end, registrations are closed."""
-        return server.asgi(server.timed_asgi(app), self.in_flight, self._stopped)
+        served = server.asgi(server.timed_asgi(app), self.in_flight, self._stopped)
+        return served if self._metered is None else counted_asgi(served, self._metered.requests)
 
     # -- lifecycle
 
@@ -300,8 +321,8 @@ class Mesh:
 
         return lambda host: known.get(host) or stack_of(host)
 
-    def _stack(self, target: ServiceUrl, policies: Iterable[Policy], below: Next, method: str = "") -> Stack:
-        stack = Stack(self._site(target, method), tuple(policies), below)
+    def _stack(self, target: ServiceUrl, policies: Iterable[Policy], below: Next, *where: str) -> Stack:
+        stack = Stack(self._site(target, *where), tuple(policies), below)
         with self._lock:
             self._stacks_known.add(stack)
         return stack
@@ -310,11 +331,12 @@ class Mesh:
         with self._lock:
             return [stack for stack in self._stacks_known if stack.site.service == str(target.name)]
 
-    def _site(self, target: ServiceUrl, method: str = "") -> Site:
+    def _site(self, target: ServiceUrl, method: str = "", template: str = "") -> Site:
         return Site(
             service=str(target.name), method=method, events=self.events, commons=self._commons,
             instances=self._peers, state_dir=lambda: self.settings.state_path,
-            caller=self.settings.service, reach=self._reach,
+            caller=self.settings.service, reach=self._reach, template=template,
+            recorder=None if self._metered is None else self._metered.calls,
         )  # fmt: skip
 
     def _reach(self, name: str) -> tuple[ServiceUrl, Next]:
@@ -404,6 +426,19 @@ class Mesh:
             except ConfigError as problem:  # the request that brought us here is not to fail of it
                 log.warning("this child of a registered process does not join it: %s", problem)
 
+    def _left(self, registration: Registration) -> None:
+        self._registrations.remove(registration)
+        if self._shelf is not None:
+            self._shelf.keep()
+
+    def _share(self, port: int | None) -> None:
+        """Leave our counts where those of the other processes at this port are."""
+        place = f"{self.settings.service}-{self.settings.port if port is None else port}"
+        directory = self.settings.state_path / "metrics" / place
+        if self._shelf is None or self._shelf.directory != directory:
+            self._shelf = Shared(directory, lambda: self._own_metrics().families)
+        self._worker.report(self._shelf.run)
+
     async def _stopped(self) -> None:
         for registration in list(self._registrations):
             await asyncio.to_thread(registration.stopped)
@@ -418,6 +453,11 @@ class Mesh:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._commons.forked()
+        if self._metered is not None:
+            self._metered.forked()
+        if self._shelf is not None:
+            self._shelf.forked()
+            self._shelf = None
         self._worker.forked()
         self._engine.forked()
         self._async_engine.forked()

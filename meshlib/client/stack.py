@@ -1,6 +1,7 @@
 """THE ORDER of a consumer's layers, outermost first. A stack holds those of them that its client uses; cache, fallback,
 adaptive_concurrency and inject_fault have their places here, and are not built yet.
 
+observe                outermost: counts what the caller gets, whoever has decided it
 cache                  an answer that is at hand costs nothing below
 fallback               sees what everything below came to
 timeout                one budget for all attempts and pauses
@@ -29,6 +30,7 @@ from meshlib.balance.tiers import Here
 from meshlib.flow import Call, Layer, Next, compose
 from meshlib.policies.base import Policy, Site, overlaid
 from meshlib.policies.failover import Failover
+from meshlib.policies.observe import Observe
 
 ORDER: Final = (
     "cache", "fallback", "timeout", "retry", "hedge", "rate_limit", "bulkhead", "adaptive_concurrency", "circuit_breaker",
@@ -50,6 +52,7 @@ class Stack:
     def __init__(self, site: Site, policies: Sequence[Policy], below: Next) -> None:
         self.site, self.policies = site, tuple(policies)
         self._below = below
+        self._outermost: list[Layer] = [] if site.recorder is None else [Observe(site, site.recorder)]
         self._bound: dict[Policy, Layer] = {}
         self.overlay(())
 
@@ -68,7 +71,7 @@ class Stack:
         """Put ``rules`` (of a document) over the policies of the code."""
         self.effective = in_order(overlaid(self.policies, tuple(rules)))
         self._bound = {policy: self._bound.get(policy) or policy.bind(self.site) for policy in self.effective}
-        self.proceed = compose(self._bound.values(), self._below)
+        self.proceed = compose([*self._outermost, *self._bound.values()], self._below)
 
 
 def in_order(policies: Iterable[Policy]) -> tuple[Policy, ...]:

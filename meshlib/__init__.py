@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         BulkheadFull,
         CallError,
         CasConflict,
+        CircuitOpen,
         ClientError,
         ConfigError,
         Conflict,
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from meshlib.model import Instance, ServiceUrl, Snapshot, Status
     from meshlib.policies.budget import RetryBudget
     from meshlib.policies.bulkhead import bulkhead
+    from meshlib.policies.circuit_breaker import breakers_of, circuit_breaker
     from meshlib.policies.hedge import hedge
     from meshlib.policies.match import Match
     from meshlib.policies.rate_limit import rate_limit
@@ -77,6 +79,7 @@ __all__ = [
     "BulkheadFull",
     "CallError",
     "CasConflict",
+    "CircuitOpen",
     "ClientError",
     "ConfigError",
     "Conflict",
@@ -121,7 +124,9 @@ __all__ = [
     "Unauthorized",
     "UnprocessableContent",
     "__version__",
+    "breakers_of",
     "bulkhead",
+    "circuit_breaker",
     "delete",
     "get",
     "head",
@@ -147,8 +152,8 @@ _HOMES = {
     "meshlib.client": "Body Header Path Query delete get head options patch post put service_client",
     "meshlib.deadline": "time_left until",
     "meshlib.errors": (
-        "AttemptError AttemptTimeout BadRequest BulkheadFull CallError CasConflict ClientError ConfigError Conflict "
-        "ConnectFailed ConnectionLost DeadlineExceeded DecodeError Forbidden GatewayTimeout InvalidAnswer "
+        "AttemptError AttemptTimeout BadRequest BulkheadFull CallError CasConflict CircuitOpen ClientError ConfigError "
+        "Conflict ConnectFailed ConnectionLost DeadlineExceeded DecodeError Forbidden GatewayTimeout InvalidAnswer "
         "MeshError MissingExtra NoInstances NotFound PortInUse RateLimited Refused RegistryDenied RegistryError "
         "RegistryUnavailable ServerError ServiceUnavailable StatusError StoreError TooManyRequests "
         "Unauthorized UnprocessableContent "
@@ -158,6 +163,7 @@ _HOMES = {
     "meshlib.model": "Instance ServiceUrl Snapshot Status",
     "meshlib.policies.budget": "RetryBudget",
     "meshlib.policies.bulkhead": "bulkhead",
+    "meshlib.policies.circuit_breaker": "breakers_of circuit_breaker",
     "meshlib.policies.hedge": "hedge",
     "meshlib.policies.match": "Match",
     "meshlib.policies.rate_limit": "rate_limit",

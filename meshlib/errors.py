@@ -13,7 +13,8 @@ MeshError
 │   ├── DeadlineExceeded         the whole call's budget is used up
 │   ├── Refused                  one of our own policies did not let it go; ``retry_after`` says when it may
 │   │   ├── RateLimited          the rate limit: as many as it allows have passed
-│   │   └── BulkheadFull         the bulkhead: as many as it allows are under way
+│   │   ├── BulkheadFull         the bulkhead: as many as it allows are under way
+│   │   └── CircuitOpen          the circuit breaker: too many calls failed or were slow
 │   ├── DecodeError              the answer is not of the declared type
 │   └── StatusError              the answer has an error status
 │       ├── ClientError          4xx: BadRequest, Unauthorized, Forbidden, NotFound, Conflict,
@@ -169,6 +170,11 @@ class RateLimited(Refused):
 
 class BulkheadFull(Refused):
     """As many calls as the bulkhead allows are under way, and no place came free in time."""
+
+
+class CircuitOpen(Refused):
+    """The circuit breaker lets nothing through for a while, as too many calls failed or were slow; or as many probes as it
+    allows are under way."""
 
 
 class DecodeError(CallError):

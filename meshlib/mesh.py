@@ -38,9 +38,15 @@ from meshlib.flow import Call, Next
 from meshlib.governance.office import Office
 from meshlib.governance.policies import Operator
 from meshlib.lifecycle import Registration
+from meshlib.metrics.collect import Metered, collected
+from meshlib.metrics.families import Metrics
+from meshlib.metrics.server import counted_asgi, counted_wsgi
+from meshlib.metrics.shared import Shared
 from meshlib.model import ServiceUrl, Snapshot
 from meshlib.mounts import AsyncMeshClient, AsyncMeshTransport, MeshClient, MeshTransport
 from meshlib.policies.base import Commons, Policy, Site, checked, overlaid
+from meshlib.policies.breaker import Breaker
+from meshlib.policies.circuit_breaker import breakers_in
 from meshlib.settings import Settings
 from meshlib.transport import AsyncEngine, Engine, MakeAsyncTransport, MakeTransport
 from meshlib.worker import Worker
@@ -75,6 +81,8 @@ class Mesh:
         self.settings = settings or Settings.load()
         self.events, self._commons = Events(), Commons()
         self.in_flight = server.InFlight()
+        self._metered = None if self.settings.metrics == "off" else Metered()
+        self._shelf: Shared | None = None
         self._engine = Engine(self.settings, transport)
         self._async_engine = AsyncEngine(self.settings, async_transport)
         self._worker = Worker()
@@ -114,7 +122,7 @@ class Mesh:
 
         def stack(method: Method) -> Stack:
             policies = overlaid(declaration.policies, method.policies)
-            return self._stack(target, policies, below, f"{cls.__qualname__}.{method.name}")
+            return self._stack(target, policies, below, f"{cls.__qualname__}.{method.name}", method.path)
 
         self.prefetch(target)
         return implement(  # type: ignore[no-any-return]
@@ -190,9 +198,7 @@ class Mesh:
         target = ServiceUrl.parse(name, namespace=self.settings.namespace)
         raw = [(key.encode("latin-1"), value.encode("latin-1")) for key, value in (headers or {}).items()]
         call = Call(target, method.upper(), path.encode(), raw, arguments=arguments)
-        known, view = self.snapshot(target), self._view(target)
-        with self._lock:
-            stacks = [stack for stack in self._stacks_known if stack.site.service == str(target.name)]
+        known, view, stacks = self.snapshot(target), self._view(target), self._stacks_of(target)
         age = None if known is None else known.age(time.time())
         return Explanation(target, f"{call.method} {path}", known, age, view.live, view.problem,
                            ways(view.fleet, call, stacks))  # fmt: skip
@@ -203,6 +209,23 @@ class Mesh:
         methods block; they raise :class:`ConfigError` where the registry has no such store."""
         self._check_pid()
         return self._office.operator(self._worker.spawn)
+
+    def breakers(self, name: str | ServiceUrl) -> list[Breaker]:
+        """The circuits of a service that this mesh's clients have, one for each method and policy: to look at, and to open,
+        close or disable by hand."""
+        stacks = self._stacks_of(ServiceUrl.parse(name, namespace=self.settings.namespace))
+        return sorted({each for stack in stacks for each in breakers_in(stack.layers)}, key=lambda each: each.method)
+
+    def metrics(self) -> Metrics:
+        """What this process has counted since it began (a forked one: since the fork), and how things stand: calls, requests,
+        events of policies, instances. ``metrics().prometheus()`` is the text to be scraped. With ``MESH_METRICS=off``, calls
+        and requests are not counted; with ``shared``, and from :meth:`register` on, the counts are those of all processes that
+        serve the port (it reads files then), the others' as of 5 seconds ago at most."""
+        self._check_pid()
+        return self._own_metrics() if self._shelf is None else Metrics(self._shelf.together())
+
+    def _own_metrics(self) -> Metrics:
+        return collected(self._metered, self.events, self._all_views(), self._registrations, len(self.in_flight))
 
     # -- providers
 
@@ -219,9 +242,11 @@ class Mesh:
         lifecycle.check_once(self.settings, port, [each.port for each in self._registrations], _named_alike(self.settings))
         reconciler = Reconciler(self.settings, self._registry, port=port, generation=secrets.token_hex(8))
         registration = Registration(
-            reconciler, self._worker, self.in_flight, self.settings, self._registrations.remove, port=port
+            reconciler, self._worker, self.in_flight, self.settings, self._left, port=port
         )  # fmt: skip
         self._registrations.append(registration)
+        if self.settings.metrics == "shared":
+            self._share(port)
         return registration
 
     def listen(self, port: int | None = None, *, backlog: int = 2048) -> socket.socket:
@@ -232,11 +257,13 @@ class Mesh:
     def wsgi(self, app: server.WsgiApp) -> server.WsgiApp:
         """``app`` as a provider: its requests are counted, so that closing a registration waits for them, and their deadlines
         bound the calls made for them."""
-        return server.wsgi(server.timed_wsgi(app), self.in_flight)
+        served = server.wsgi(server.timed_wsgi(app), self.in_flight)
+        return served if self._metered is None else counted_wsgi(served, self._metered.requests)
 
     def asgi(self, app: server.AsgiApp) -> server.AsgiApp:
         """The same for ASGI; when the server tells its lifespan's end, registrations are closed."""
-        return server.asgi(server.timed_asgi(app), self.in_flight, self._stopped)
+        served = server.asgi(server.timed_asgi(app), self.in_flight, self._stopped)
+        return served if self._metered is None else counted_asgi(served, self._metered.requests)
 
     # -- lifecycle
 
@@ -304,18 +331,23 @@ class Mesh:
 
         return lambda host: known.get(host) or stack_of(host)
 
-    def _stack(self, target: ServiceUrl, policies: Iterable[Policy], below: Next, method: str = "") -> Stack:
-        stack = Stack(self._site(target, method), tuple(policies), below)
+    def _stack(self, target: ServiceUrl, policies: Iterable[Policy], below: Next, *where: str) -> Stack:
+        stack = Stack(self._site(target, *where), tuple(policies), below)
         with self._lock:
             self._stacks_known.add(stack)
         self._office.consume(stack, target, self._view(target).attend)
         return stack
 
-    def _site(self, target: ServiceUrl, method: str = "") -> Site:
+    def _stacks_of(self, target: ServiceUrl) -> list[Stack]:
+        with self._lock:
+            return [stack for stack in self._stacks_known if stack.site.service == str(target.name)]
+
+    def _site(self, target: ServiceUrl, method: str = "", template: str = "") -> Site:
         return Site(
             service=str(target.name), method=method, events=self.events, commons=self._commons,
             instances=self._peers, state_dir=lambda: self.settings.state_path,
-            caller=self.settings.service, reach=self._reach,
+            caller=self.settings.service, reach=self._reach, template=template,
+            recorder=None if self._metered is None else self._metered.calls,
         )  # fmt: skip
 
     def _reach(self, name: str) -> tuple[ServiceUrl, Next]:
@@ -411,6 +443,19 @@ class Mesh:
             except ConfigError as problem:  # the request that brought us here is not to fail of it
                 log.warning("this child of a registered process does not join it: %s", problem)
 
+    def _left(self, registration: Registration) -> None:
+        self._registrations.remove(registration)
+        if self._shelf is not None:
+            self._shelf.keep()
+
+    def _share(self, port: int | None) -> None:
+        """Leave our counts where those of the other processes at this port are."""
+        place = f"{self.settings.service}-{self.settings.port if port is None else port}"
+        directory = self.settings.state_path / "metrics" / place
+        if self._shelf is None or self._shelf.directory != directory:
+            self._shelf = Shared(directory, lambda: self._own_metrics().families)
+        self._worker.report(self._shelf.run)
+
     async def _stopped(self) -> None:
         for registration in list(self._registrations):
             await asyncio.to_thread(registration.stopped)
@@ -426,6 +471,11 @@ class Mesh:
         self._lock = threading.Lock()
         self._commons.forked()
         self._office.forked()
+        if self._metered is not None:
+            self._metered.forked()
+        if self._shelf is not None:
+            self._shelf.forked()
+            self._shelf = None
         self._worker.forked()
         self._engine.forked()
         self._async_engine.forked()

@@ -26,7 +26,12 @@ class Outcome(Enum):
 def of_answer(response: Any) -> Outcome:
     """What an answer says; a plain value, which a function returned, is one."""
     status = getattr(response, "status_code", 0)
-    if status == 429 or (status == 503 and "retry-after" in response.headers):
+    return of_status(status, status == 503 and "retry-after" in response.headers)
+
+
+def of_status(status: int, says_when: bool) -> Outcome:
+    """The same for a status; ``says_when``: with ``Retry-After``."""
+    if status == 429 or (status == 503 and says_when):
         return Outcome.PUSHBACK
     return Outcome.FAILED if status >= 500 else Outcome.ANSWERED
 

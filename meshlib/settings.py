@@ -109,6 +109,9 @@ class Settings:
                                   "others; 0 turns this off.", "0.2")  # fmt: skip
     panic_threshold: float = _knob(0.3, read.share, "Share of healthy instances below which those that do worse are called "
                                    "all the same.", "0.5")  # fmt: skip
+    metrics: str = _knob("on", read.choice("on", "off", "shared"), "Whether calls and requests are counted; `shared`: the "
+                         "processes that register one port leave their counts in the state directory, so that any of them can "
+                         "tell those of all.", "shared")  # fmt: skip
     host_header: str = _knob("instance", read.choice("instance", "service"), "`Host` header and TLS server name of calls: the "
                              "instance's address or the service's name.", "service")  # fmt: skip
     tls_ca: str = _knob(

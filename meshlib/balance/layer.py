@@ -117,15 +117,21 @@ class Balance:
 
     def pick(self, call: Call) -> Endpoint:
         """The endpoint for ``call``, none that it tried before. Raises :class:`NoInstances`."""
+        if call.tried or call.visited:
+            endpoint = self._again(call)
+            if call.again is not None:
+                call.again.append(endpoint)
+            return endpoint
         if call.target.instance:
             return self._exactly(call)
-        if call.tried:
-            return self._another(call)
-        if call.visited:
-            return self._elsewhere(call, call.visited)
         if call.subset is not None:
             return self._any(call)
         return self.choose(call)
+
+    def _again(self, call: Call) -> Endpoint:
+        if call.target.instance:
+            return self._exactly(call)
+        return self._another(call) if call.tried else self._elsewhere(call, call.visited or [])
 
     def _any(self, call: Call) -> Endpoint:
         if call.subset is None:

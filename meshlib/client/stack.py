@@ -1,6 +1,7 @@
 """THE ORDER of a consumer's layers, outermost first. A stack holds those of them that its client uses; cache, fallback,
-adaptive_concurrency, circuit_breaker and inject_fault have their places here, and are not built yet.
+adaptive_concurrency and inject_fault have their places here, and are not built yet.
 
+observe                outermost: counts what the caller gets, whoever has decided it
 cache                  an answer that is at hand costs nothing below
 fallback               sees what everything below came to
 timeout                one budget for all attempts and pauses
@@ -20,7 +21,7 @@ send
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from meshlib.balance.layer import Balance, Source
@@ -29,6 +30,7 @@ from meshlib.balance.tiers import Here
 from meshlib.flow import Call, Flow, Layer, Next, Wait, compose
 from meshlib.policies.base import Policy, Site, overlaid
 from meshlib.policies.failover import Failover
+from meshlib.policies.observe import Observe
 from meshlib.policies.overlay import Origin
 
 ORDER: Final = (
@@ -53,6 +55,7 @@ class Stack:
         self._below = below
         self.effective: tuple[Policy, ...] = ()
         self.proceed = below
+        self._outermost: list[Layer] = [] if site.recorder is None else [Observe(site, site.recorder)]
         self._bound: dict[Policy, Layer] = {}
         self.origin: Origin | None = None
         """What a document has to do with :attr:`effective`, None where there is none."""
@@ -64,6 +67,11 @@ class Stack:
         asked = ((policy.kind, getattr(layer, "explain", None)) for policy, layer in self._bound.items())
         return [(kind, explain(call)) for kind, explain in asked if explain is not None]
 
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Those above failover and balance, outermost first."""
+        return tuple(self._bound.values())
+
     def overlay(self, rules: Iterable[Policy]) -> None:
         """Put ``rules`` over the policies of the code, whole ones in place of those of the same kind."""
         self.prepare(overlaid(self.policies, tuple(rules)))()
@@ -73,7 +81,7 @@ class Stack:
         So several stacks change together or not at all. Raises whatever binding does."""
         effective = in_order(policies)
         bound = {policy: self._bound.get(policy) or policy.bind(self.site) for policy in effective}
-        proceed = compose(bound.values(), self._below)
+        proceed = self._over(bound)
 
         def commit() -> None:
             self.effective, self._bound, self.origin, self.proceed = effective, bound, origin, proceed
@@ -88,17 +96,17 @@ class Stack:
             pending = wait()
             if pending is not None:
                 yield pending
-            proceed = self.proceed if self.proceed is not held else self._composed()
+            proceed = self.proceed if self.proceed is not held else self._over(self._bound)
             return (yield from proceed(call))
 
         self.proceed = held
 
     def release(self) -> None:
         """Calls need not wait any more."""
-        self.proceed = self._composed()
+        self.proceed = self._over(self._bound)
 
-    def _composed(self) -> Next:
-        return compose(self._bound.values(), self._below)
+    def _over(self, bound: Mapping[Policy, Layer]) -> Next:
+        return compose([*self._outermost, *bound.values()], self._below)
 
 
 def in_order(policies: Iterable[Policy]) -> tuple[Policy, ...]:

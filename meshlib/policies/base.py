@@ -18,12 +18,16 @@ from typing import Any, ClassVar, Final, Self, TypeVar
 from meshlib.errors import ConfigError
 from meshlib.events import EVENTS, Events
 from meshlib.flow import Layer, Next
+from meshlib.metrics.recorder import Recorder
 from meshlib.model import ServiceUrl
 
 T = TypeVar("T")
 
 POLICIES = "__mesh_policies__"
 """Attribute of a declared method or class with the policies put on it, outermost first."""
+
+LAYERS = "__mesh_layers__"
+"""Attribute of a governed function with the layers around it, outermost first."""
 
 
 OTHERS: Final[weakref.WeakValueDictionary[str, type[Policy]]] = weakref.WeakValueDictionary()
@@ -68,7 +72,8 @@ class Site:
     ``clock`` is monotonic, ``wall`` seconds since the epoch, ``uniform`` a random number from 0 to 1; ``instances`` tells how
     many live instances share a quota (1 where nobody knows); ``state_dir`` where the processes of this host meet; ``commons``
     has what layers share with those of other sites of one mesh. ``caller`` is the service that this process is; ``reach``
-    gives the way to another service by its name, for whoever sends calls there instead.
+    gives the way to another service by its name, for whoever sends calls there instead. ``template`` is the path of a declared
+    method as it is written; ``recorder`` counts calls, None where nobody does.
     """
 
     service: str = ""
@@ -81,6 +86,8 @@ class Site:
     commons: Commons = field(default_factory=Commons, compare=False)
     state_dir: Callable[[], Path] = _state_dir
     caller: str = ""
+    template: str = ""
+    recorder: Recorder | None = None
     reach: Callable[[str], tuple[ServiceUrl, Next]] = _nowhere
 
     def emit(self, kind: str, **detail: Any) -> None:

@@ -15,9 +15,9 @@ from typing import Any
 
 from meshlib.deadline import earlier, of_attempt, until
 from meshlib.errors import CallError, ConfigError, DeadlineExceeded
-from meshlib.flow import FUNCTION, Call, Next, arun, compose, run
+from meshlib.flow import FUNCTION, Call, Layer, Next, arun, compose, run
 from meshlib.model import ServiceUrl
-from meshlib.policies.base import POLICIES, Policy, Site
+from meshlib.policies.base import LAYERS, POLICIES, Policy, Site
 
 GOVERNED = "__mesh_governed__"
 """Attribute of a wrapper: the function inside it, and its policies."""
@@ -36,8 +36,10 @@ def govern(function: Callable[..., Any], policy: Policy) -> Callable[..., Any]:
         raise ConfigError(policy.kind, f"cannot stand on {function!r:.60}", example=f"@{policy.kind}(…) above a def")
     inner = getattr(function, GOVERNED, None) or _Governed(function, ())
     known = _Governed(inner.function, (policy, *inner.policies))
-    wrapper = _wrapper(known.function, _stack(known.function, known.policies))
+    layers = _layers(known.function, known.policies)
+    wrapper = _wrapper(known.function, compose(layers))
     setattr(wrapper, GOVERNED, known)
+    setattr(wrapper, LAYERS, layers)
     return wrapper
 
 
@@ -50,9 +52,9 @@ def ungoverned(function: Callable[..., Any]) -> Callable[..., Any]:
     return known.function  # type: ignore[no-any-return]
 
 
-def _stack(function: Callable[..., Any], policies: Sequence[Policy]) -> Next:
+def _layers(function: Callable[..., Any], policies: Sequence[Policy]) -> tuple[Layer, ...]:
     site = Site(service=function.__module__, method=getattr(function, "__qualname__", repr(function)))
-    return compose([policy.bind(site) for policy in policies])
+    return tuple(policy.bind(site) for policy in policies)
 
 
 class Arguments(Mapping[str, Any]):

@@ -174,7 +174,8 @@ class _Copies:
         if self._share < 1.0 and self._site.uniform() >= self._share:
             return
         copy = call.__copy__()
-        copy.headers, copy.subset, copy.closers, copy.visited = [*call.headers, SHADOW], self._subset, None, None
+        copy.headers, copy.subset, copy.closers = [*call.headers, SHADOW], self._subset, None
+        copy.visited = copy.again = None
         if self._elsewhere is not None:
             copy, proceed = _at(copy, self._elsewhere.target, self._subset), self._elsewhere.proceed
         if not (yield Aside(proceed, copy)):

@@ -32,9 +32,11 @@ ALLOWED: dict[str, set[str]] = {
     "subsets": FACTS | {"fields", "patterns", "versions"},
     "text": set(),
     "events": set(),
+    "metrics": {"files", "threads"},
+    "requests": set(),
     "keys": FLOW | {"text"},
     "policies": SETTINGS
-    | {"deadline", "events", "fields", "files", "flow", "keys", "outcome", "patterns", "subsets", "threads"},
+    | {"deadline", "events", "fields", "files", "flow", "keys", "metrics", "outcome", "patterns", "subsets", "threads"},
     "balance": FLOW | {"deadline", "keys", "outcome", "subsets"},
     "security": FLOW,
     "values": FACTS | {"security"},
@@ -50,7 +52,7 @@ ALLOWED: dict[str, set[str]] = {
     "addressing": SETTINGS | {"flow", "balance"},
     "transport": SETTINGS | {"addressing", "flow", "balance"},
     "client": SETTINGS | {"deadline", "events", "flow", "balance", "outcome", "policies", "subsets", "text", "transport"},
-    "mounts": SETTINGS | {"deadline", "flow", "balance", "client", "policies", "transport"},
+    "mounts": SETTINGS | {"deadline", "flow", "balance", "client", "policies", "requests", "transport"},
     "server": FLOW | {"deadline", "security", "policies"},
     "testing": FLOW,
     "lifecycle": SETTINGS | {"discovery", "server", "worker"},
@@ -63,6 +65,7 @@ ALLOWED: dict[str, set[str]] = {
         "events",
         "flow",
         "governance",
+        "metrics",
         "policies",
         "lifecycle",
         "mounts",
@@ -137,11 +140,11 @@ def test_the_negative_control(tmp_path: Path) -> None:
 
 
 PUBLIC = """
-AttemptError AttemptTimeout BadRequest Body BulkheadFull CallError CasConflict ClientError ConfigError Conflict
+AttemptError AttemptTimeout BadRequest Body BulkheadFull CallError CasConflict CircuitOpen ClientError ConfigError Conflict
 ConnectFailed ConnectionLost DeadlineExceeded DecodeError Forbidden GatewayTimeout Header Instance InvalidAnswer Match Mesh
 MeshError Mirror MissingExtra NoInstances NotFound Path PortInUse Query RateLimited Refused Registration RegistryDenied
 RegistryError RegistryUnavailable RegistryUrl RetryBudget Rule ServerError ServiceUnavailable ServiceUrl Settings Snapshot
-Status StatusError StoreError Subset TooManyRequests Unauthorized UnprocessableContent __version__ bulkhead delete get head
+Status StatusError StoreError Subset TooManyRequests Unauthorized UnprocessableContent __version__ breakers_of bulkhead circuit_breaker delete get head
 hedge keys options patch pickers post put rate_limit retry route service_client time_left timeout until
 """
 

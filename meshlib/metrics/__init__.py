@@ -1,0 +1,1 @@
+"""What this process counts: recorded as calls end, put together when somebody asks."""

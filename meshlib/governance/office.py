@@ -63,8 +63,7 @@ class Office:
 
     def book(self, service: ServiceUrl) -> Book:
         """The book of ``service``, opened now with what is on disk if it is not known yet."""
-        with self._lock:
-            known = self._books.get(service.name)
+        known = self._known(service)
         if known is not None:
             return known
         book = Book(service.name, events=self._events, max_age=self._settings.policy_max_age)
@@ -72,12 +71,16 @@ class Office:
         with self._lock:
             return self._books.setdefault(service.name, book)
 
+    def _known(self, service: ServiceUrl) -> Book | None:
+        with self._lock:
+            return self._books.get(service.name)
+
     async def follow(self, service: ServiceUrl) -> None:
         """Follow the documents of ``service`` until it is cancelled. There is one follower for each, whoever wants it: others
         stand by."""
         if not self.open:
             return
-        book = self.book(service)
+        book = await asyncio.to_thread(self.book, service)  # which may read a file
         while book.followed:  # noqa: ASYNC110 - an event belongs to one loop, a book outlives it
             await asyncio.sleep(STAND_BY)
         book.followed = True

@@ -251,7 +251,7 @@ class Cache:
             said = says(answer, self._keys.varies)
             fresh = fresh if said.fresh is None else min(fresh, said.fresh)
             stale = stale if said.stale is None else min(stale, said.stale)
-            if answer.status_code not in self._rule.statuses or not said.keep:  # type: ignore[operator]
+            if answer.status_code not in self._rule.statuses or not said.keep:
                 return Item(None, now, now + rule.ttl, now + rule.ttl)
         thing, age = thing_of(call, answer, rule.max_bytes)
         if thing is None or fresh <= 0.0:

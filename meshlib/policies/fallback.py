@@ -96,7 +96,7 @@ def _wrong(option: str, problem: str, example: str) -> ConfigError:
 
 
 def _name(function: Any) -> str:
-    return str(getattr(function, "__qualname__", repr(function)))[:60]
+    return str(getattr(function, "__name__", repr(function)))[:60]
 
 
 def _checked(given: Any) -> tuple[Any, ...]:

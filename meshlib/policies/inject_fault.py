@@ -8,7 +8,6 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, TypeAlias
 
-from meshlib.answers import made
 from meshlib.errors import AttemptTimeout, CallError, ConfigError, ConnectFailed, ConnectionLost, Refused, StatusError
 from meshlib.flow import FUNCTION, Call, Effect, Flow, Layer, Next, Sleep
 from meshlib.patterns import Patterns, named_patterns
@@ -117,7 +116,7 @@ class Fault:
     def __init__(self, rule: inject_fault, site: Site) -> None:
         self._rule, self._site = rule, site
         self._applies, self._share = rule.when.bind(site.caller), rule.percent / ALL
-        self._abort = NAMED.get(rule.abort, rule.abort) if isinstance(rule.abort, str) else rule.abort
+        self._abort = NAMED[rule.abort] if isinstance(rule.abort, str) else rule.abort
 
     def __call__(self, call: Call, proceed: Next) -> Flow:
         if not self._share or not self._matches(call) or self._site.uniform() >= self._share:
@@ -134,11 +133,17 @@ class Fault:
             return (yield from proceed(call))
         self._site.emit("inject_fault.aborted", abort=_said(self._abort))
         if isinstance(self._abort, int):
-            answer = made(call, self._abort, b"injected fault", [(FAULT, b"abort"), (b"Content-Type", b"text/plain")])
-            if call.method == FUNCTION:
-                raise error_of(call, answer, ", which was injected")
-            return answer
+            return self._answer(call, self._abort)
         raise self._error(call, self._abort)
+
+    @staticmethod
+    def _answer(call: Call, status: int) -> Any:
+        from meshlib.answers import made  # noqa: PLC0415 - a fault is rare
+
+        answer = made(call, status, b"injected fault", [(FAULT, b"abort"), (b"Content-Type", b"text/plain")])
+        if call.method == FUNCTION:
+            raise error_of(call, answer, ", which was injected")
+        return answer
 
     def _late(self, call: Call, delay: float) -> Generator[Effect, Any, Call]:
         """The call for what comes after the delay. It is over when an instance would have been too slow."""

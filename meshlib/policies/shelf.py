@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from cachetools import TLRUCache
 
-from meshlib.answers import age_of, kept
 from meshlib.flow import FUNCTION, Call
 
 MOST: Final = 64
@@ -91,4 +90,8 @@ def _size(item: Item) -> int:
 
 def thing_of(call: Call, answer: Any, most: int) -> tuple[Any, float]:
     """What to keep of ``answer``, None if it cannot be; and the seconds for which it was kept already."""
-    return (Value(answer), 0.0) if call.method == FUNCTION else (kept(answer, call, most), age_of(answer))
+    if call.method == FUNCTION:
+        return Value(answer), 0.0
+    from meshlib.answers import age_of, kept  # noqa: PLC0415 - functions need no engine
+
+    return kept(answer, call, most), age_of(answer)

@@ -153,12 +153,16 @@ class Call(msgspec.Struct, eq=False):
         nothing. A release that fails stops no other."""
         if self.endpoint is not None:
             self.endpoint.release(self)
-        closers, self.closers = self.closers, None
+        closers = self.closers  # which stays: a copy that is :meth:`alike` has the same one, and may get more to release
         while closers:
-            try:
-                closers.pop()()
-            except Exception:
-                log.exception("releasing what a call to %s held failed", self.target)
+            with suppress(IndexError):  # another thread was as quick
+                self._release(closers.pop())
+
+    def _release(self, release: Callable[[], object]) -> None:
+        try:
+            release()
+        except Exception:
+            log.exception("releasing what a call to %s held failed", self.target)
 
 
 class Send(msgspec.Struct, eq=False):

@@ -225,7 +225,8 @@ class Limit:
             states = gate.left()
         except Stuck as problem:
             return LimitState((), note=str(problem))
-        return LimitState(tuple((str(window.rate), left, reset) for window, left, reset in states), gate.waiting, note)
+        shown = ((window.rate, left, reset if left < window.rate.count else 0.0) for window, left, reset in states)
+        return LimitState(tuple((str(rate), left, reset) for rate, left, reset in shown), gate.waiting, note)
 
     def forked(self) -> None:
         """In a child process."""

@@ -17,24 +17,42 @@ AGE: Final = "meshlib.age"
 _OF_THE_BODY_AS_IT_CAME: Final = (b"content-encoding", b"content-length", b"transfer-encoding")
 
 
+class Again(httpx2.Response):
+    """An answer that was kept. Its request is made when somebody asks for it, which costs more than all the rest; it is not
+    the one that was sent, which has headers of whoever sent it."""
+
+    def __init__(self, asked: tuple[str, str], status: int, **options: Any) -> None:
+        super().__init__(status, **options)
+        self._asked = asked
+
+    @property
+    def request(self) -> httpx2.Request:
+        """As ``httpx2.Response.request``."""
+        if self._request is None:
+            self._request = httpx2.Request(*self._asked)
+        return self._request
+
+    @request.setter
+    def request(self, value: httpx2.Request) -> None:
+        self._request = value
+
+
 class Kept:
     """An answer in memory, to be given again. ``size`` are the bytes that it takes, about."""
 
-    __slots__ = ("_body", "_extensions", "_headers", "_request", "_status", "size")
+    __slots__ = ("_asked", "_body", "_extensions", "_headers", "_status", "size")
 
     def __init__(self, response: httpx2.Response, body: bytes, call: Call) -> None:
         self._status, self._headers, self._body = response.status_code, response.headers.raw, body
         self._extensions = {name: value for name, value in response.extensions.items() if name.startswith("meshlib.")}
-        self._request = request_of(call)  # not the one that was sent: that has headers of whoever sent it
+        self._asked = (call.method, url_of(call))
         self.size = len(body) + sum(len(name) + len(value) for name, value in self._headers)
 
     def answer(self, age: float) -> httpx2.Response:
         """The answer anew, which was kept for ``age`` seconds: nobody changes what others get."""
         headers = [*self._headers, (b"Age", b"%d" % age)]
-        return httpx2.Response(
-            self._status, headers=headers, stream=httpx2.ByteStream(self._body), request=self._request,
-            extensions={**self._extensions, AGE: age},
-        )  # fmt: skip
+        stream, extensions = httpx2.ByteStream(self._body), {**self._extensions, AGE: age}
+        return Again(self._asked, self._status, headers=headers, stream=stream, extensions=extensions)
 
 
 def kept(response: Any, call: Call, most: int) -> Kept | None:
@@ -50,14 +68,15 @@ def age_of(response: Any) -> float:
     return float(getattr(response, "extensions", {}).get(AGE, 0.0))
 
 
-def request_of(call: Call) -> httpx2.Request:
-    """A request for an answer that no instance gave: the engine's responses have one."""
-    return httpx2.Request(call.method, f"http://{call.target.service}{call.path.decode('ascii')}")
+def url_of(call: Call) -> str:
+    """The URL of an answer that no instance gave."""
+    return f"http://{call.target.service}{call.path.decode('ascii')}"
 
 
 def made(call: Call, status: int, body: bytes = b"", headers: Iterable[tuple[bytes, bytes]] = ()) -> httpx2.Response:
     """An answer to ``call``, made here."""
-    return httpx2.Response(status, headers=list(headers), content=body, request=request_of(call))
+    request = httpx2.Request(call.method, url_of(call))  # as the engine's responses have one
+    return httpx2.Response(status, headers=list(headers), content=body, request=request)
 
 
 def answer_from(value: Any, call: Call) -> httpx2.Response:

@@ -10,7 +10,7 @@ import inspect
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import wraps
+from functools import lru_cache, wraps
 from typing import Any
 
 from meshlib.deadline import earlier, of_attempt, until
@@ -80,6 +80,9 @@ class _Stack:
         blame(error, self._site, self._bound, call)
 
 
+_signature = lru_cache(maxsize=1024)(inspect.signature)  # reading one costs more than all the rest
+
+
 class Arguments(Mapping[str, Any]):
     """The arguments of one call by their names, defaults included: for keys. Nothing is done before somebody looks."""
 
@@ -91,7 +94,7 @@ class Arguments(Mapping[str, Any]):
 
     def _names(self) -> dict[str, Any]:
         if self._bound is None:
-            bound = inspect.signature(self._function).bind(*self._args, **self._kwargs)
+            bound = _signature(self._function).bind(*self._args, **self._kwargs)
             bound.apply_defaults()
             self._bound = bound.arguments
         return self._bound
@@ -99,7 +102,7 @@ class Arguments(Mapping[str, Any]):
     @property
     def extra(self) -> str | None:
         """The name of the parameter that takes any keyword, ``**options``."""
-        parameters = inspect.signature(self._function).parameters.values()
+        parameters = _signature(self._function).parameters.values()
         return next((one.name for one in parameters if one.kind is one.VAR_KEYWORD), None)
 
     def __getitem__(self, name: str) -> Any:

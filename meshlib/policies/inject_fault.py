@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, TypeAlias
 
-from meshlib.errors import AttemptTimeout, CallError, ConfigError, ConnectFailed, ConnectionLost, Refused, StatusError
+from meshlib.errors import AttemptTimeout, CallError, ConfigError, ConnectFailed, ConnectionLost, StatusError
 from meshlib.flow import FUNCTION, Call, Effect, Flow, Layer, Next, Sleep
 from meshlib.patterns import Patterns, named_patterns
 from meshlib.policies.base import Policy, Site
@@ -86,7 +86,8 @@ def _wrong(option: str, problem: str, example: str) -> ConfigError:
 
 
 def _check_abort(abort: Any) -> None:
-    known = abort is None or isinstance(abort, Exception) or (isinstance(abort, type) and issubclass(abort, Exception))
+    kind = isinstance(abort, type) and issubclass(abort, Exception) and not issubclass(abort, StatusError)
+    known = abort is None or isinstance(abort, Exception) or kind
     named = isinstance(abort, str) and abort in NAMED
     status = isinstance(abort, int) and _is(abort, 400, 599)
     if not (known or named or status):
@@ -164,17 +165,13 @@ class Fault:
         if isinstance(abort, Exception):
             return copy.copy(abort)  # each with a traceback and notes of its own
         text = f"{call.method} {call.target}: an injected fault"
-        if issubclass(abort, (CallError, Refused)) and not issubclass(abort, StatusError):
-            return _of_call(abort, text, call)
-        return abort(text)
+        make: Any = abort
+        error: Exception = make(text, service=call.target) if issubclass(abort, CallError) else make(text)
+        return error
 
     def explain(self, call: Call) -> FaultState:
         """What it does to calls like ``call``."""
         return FaultState(str(self._rule), self._rule.percent, self._matches(call))
-
-
-def _of_call(kind: Callable[..., CallError], text: str, call: Call) -> CallError:
-    return kind(text, service=call.target)
 
 
 def _labelled(subset: Subset | None, labels: Any) -> bool:

@@ -199,6 +199,7 @@ def test_declared_methods_and_subsets() -> None:
         (lambda: inject_fault(abort=200), "200 is not a status from 400 to 599, an exception, or one of ConnectFailed"),
         (lambda: inject_fault(abort="Nothing"), "'Nothing' is not a status"),
         (lambda: inject_fault(abort=KeyboardInterrupt), "is not a status"),  # type: ignore[arg-type]
+        (lambda: inject_fault(abort=ServiceUnavailable), "is not a status"),
         (lambda: inject_fault(delay=-1), "-1 is not a number of seconds"),
         (lambda: inject_fault(abort=503, percent=101), "101 is not in 0..100"),
         (lambda: inject_fault(abort=503, when="/orders"), "'/orders' is not a Match"),  # type: ignore[arg-type]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from meshlib.errors import CallError, ConfigError, ServerError, StatusError, TooManyRequests, status_error_type
+from meshlib.errors import CallError, ConfigError, StatusError, status_error_type
 from meshlib.flow import FUNCTION, Call
-from meshlib.outcome import Outcome, of_answer, retry_after
+from meshlib.outcome import Outcome, of_answer, of_status, retry_after
 
 
 def is_failure(call: Call, problem: Exception) -> bool:
     """Whether ``problem`` means that there is no answer: any error of a call, of a function any exception; not an answer of
     4xx (but 429), and not a mistake in the settings."""
     if isinstance(problem, StatusError):
-        return isinstance(problem, (ServerError, TooManyRequests))
+        return of_status(problem.status, problem.retry_after is not None) is not Outcome.ANSWERED
     return isinstance(problem, CallError) or (call.method == FUNCTION and not isinstance(problem, ConfigError))
 
 

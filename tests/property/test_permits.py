@@ -18,15 +18,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import meshlib
-from meshlib import AttemptTimeout, ConnectFailed, ConnectionLost, MeshError, RetryBudget
+from meshlib import AttemptTimeout, ConnectFailed, ConnectionLost, MeshError, RetryBudget, circuit_breaker
 from meshlib.balance.layer import Balance
 from meshlib.client.stack import in_order
-from meshlib.flow import Call, Close, Flow, Given, Next, Send, Sleep, Wait, arun, compose, run
+from meshlib.flow import Call, Close, Flow, Next, Send, Sleep, Wait, arun, compose, run
 from meshlib.policies import bulkhead, cache, fallback, hedge, inject_fault, rate_limit, retry, timeout
 from meshlib.policies.base import Policy, Site
+from meshlib.policies.breaker_states import Probe
 from meshlib.policies.bulkhead import Bulkhead
 from meshlib.policies.cache import Cache
+from meshlib.policies.circuit_breaker import CircuitBreaker
 from meshlib.policies.failover import Failover
 from meshlib.policies.rate_limit import Limit
 from meshlib.testing import FakeClock, VirtualLoop
@@ -53,13 +54,14 @@ PARTS: dict[str, Made] = {
     "fallback": lambda chance, unit: chance.choice([
         fallback(value=0), fallback(list), fallback(last_good=max(2 * unit, 0.002)), fallback(value=0, on=ConnectFailed),
     ]),
+    "circuit_breaker": lambda chance, unit: circuit_breaker(
+        failure_rate=0.3, slow=chance.choice([None, unit]), window=10 * unit, minimum=2, open_for=unit / 2,
+        probes=chance.randint(1, 2), probe_for=1000.0, calls=chance.choice([None, 5]),
+    ),
     "inject_fault": lambda chance, unit: inject_fault(
         delay=unit / 2, abort=chance.choice([None, 503, "ConnectFailed", ZeroDivisionError]), percent=chance.choice([20, 60])
     ),
 }  # fmt: skip
-OTHERS = {"circuit_breaker", "adaptive_concurrency"} & set(meshlib.__all__)
-"""Policies that are always made with what they have by default."""
-PARTS |= {name: lambda _chance, _unit, name=name: getattr(meshlib, name)() for name in OTHERS}  # type: ignore[misc]
 
 
 def stack_of(chance: random.Random, unit: float, without: frozenset[str] = frozenset()) -> list[Policy]:
@@ -83,8 +85,10 @@ def left_behind(layers: list[Any]) -> list[str]:
         elif isinstance(layer, Cache):
             if len(layer.flights):
                 found.append(f"cache: {len(layer.flights)} fetches")
-        elif getattr(layer, "in_flight", 0):
-            found.append(f"{layer!r}: {layer.in_flight} in flight")
+        elif isinstance(layer, CircuitBreaker):
+            probes = getattr(layer.breaker.phase, "_under_way", ())
+            if probes:
+                found.append(f"circuit_breaker: {len(probes)} probes")
     return found
 
 
@@ -335,6 +339,12 @@ class Blocking(Script):
         close(response)
 
 
+def races_end() -> None:
+    """Who lost a race ends with its attempt."""
+    while racing := [each for each in threading.enumerate() if each.name == "meshlib-race"]:
+        racing[0].join(60)
+
+
 def in_threads(seed: int) -> list[str]:
     scene, problems = Scene(seed, 0.002), list[BaseException]()
     sender = Blocking(scene)
@@ -354,8 +364,7 @@ def in_threads(seed: int) -> list[str]:
     for thread in threads:
         thread.join(60)
         assert not thread.is_alive(), f"somebody waits for ever: {scene.policies}"
-    while racing := [each for each in threading.enumerate() if each.name == "meshlib-race"]:
-        racing[0].join(60)  # who lost a race ends with its attempt
+    races_end()
     assert problems == [], scene.policies
     return scene.problems()
 
@@ -467,6 +476,7 @@ def in_functions(seed: int) -> list[str]:
             made.chance.choice([made.nest, made.iterate, made.await_])()
         except (MeshError, ZeroDivisionError, OSError, KeyboardInterrupt, GeneratorExit):
             continue
+    races_end()
     return collected(lambda: left_behind(made.layers))
 
 
@@ -516,8 +526,12 @@ def test_the_negative_control_a_cache_that_is_fetched_for_ever(scenario: Any, mo
     assert any("cache" in each for seed in range(60) for each in scenario(seed))
 
 
-def test_the_scenarios_are_what_they_should_be() -> None:
-    """All kinds of policies are met, and calls end in all ways."""
+@pytest.mark.parametrize("scenario", [in_tasks, by_hand])
+def test_the_negative_control_a_probe_that_is_not_given_back(scenario: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Probe, "nothing", lambda _self: None)
+    assert any("circuit_breaker" in each for seed in range(150) for each in scenario(seed))
+
+
+def test_all_kinds_are_met() -> None:
     kinds = {policy.kind for seed in range(50) for policy in Scene(seed, 1.0).policies}
     assert kinds == set(PARTS)
-    assert Given(1).status_code == 200

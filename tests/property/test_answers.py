@@ -206,8 +206,8 @@ def test_one_fetch_at_a_time_and_none_in_vain(seed: int, switching: None) -> Non
     assert len(storm.layer.flights) == 0
 
 
-def test_the_negative_control_without_looking_again(switching: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who fetches anew without looking whether it has come just now, fetches in vain; who does not wait, beside others."""
+def test_the_negative_control_without_waiting(switching: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has a flight of his own fetches beside others."""
     board = Flights.board
 
     def alone(self: Flights, key: Any) -> Any:

@@ -61,8 +61,11 @@ if TYPE_CHECKING:
     from meshlib.model import Instance, ServiceUrl, Snapshot, Status
     from meshlib.policies.budget import RetryBudget
     from meshlib.policies.bulkhead import bulkhead
+    from meshlib.policies.cache import cache
     from meshlib.policies.circuit_breaker import breakers_of, circuit_breaker
+    from meshlib.policies.fallback import fallback
     from meshlib.policies.hedge import hedge
+    from meshlib.policies.inject_fault import inject_fault
     from meshlib.policies.match import Match
     from meshlib.policies.rate_limit import rate_limit
     from meshlib.policies.retry import retry
@@ -126,11 +129,14 @@ __all__ = [
     "__version__",
     "breakers_of",
     "bulkhead",
+    "cache",
     "circuit_breaker",
     "delete",
+    "fallback",
     "get",
     "head",
     "hedge",
+    "inject_fault",
     "keys",
     "options",
     "patch",
@@ -163,8 +169,11 @@ _HOMES = {
     "meshlib.model": "Instance ServiceUrl Snapshot Status",
     "meshlib.policies.budget": "RetryBudget",
     "meshlib.policies.bulkhead": "bulkhead",
+    "meshlib.policies.cache": "cache",
     "meshlib.policies.circuit_breaker": "breakers_of circuit_breaker",
+    "meshlib.policies.fallback": "fallback",
     "meshlib.policies.hedge": "hedge",
+    "meshlib.policies.inject_fault": "inject_fault",
     "meshlib.policies.match": "Match",
     "meshlib.policies.rate_limit": "rate_limit",
     "meshlib.policies.retry": "retry",

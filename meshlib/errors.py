@@ -83,6 +83,10 @@ class CallError(MeshError):
     """How each attempt failed, in order."""
     seen: object = None
     """Whom the call could have gone to, as text: the balancer's, for :meth:`explain`."""
+    left: float | None = None
+    """Seconds (float) that were left of the call's deadline when it failed; negative when it was over, None without one."""
+    passed: tuple[object, ...] = ()
+    """The policies that it passed, innermost first, as text: how they stand when somebody asks."""
 
     def __init__(
         self,
@@ -96,16 +100,20 @@ class CallError(MeshError):
         super().__init__(message)
 
     def explain(self) -> str:
-        """What was tried and how it failed, and of every instance why the call could go there or not: several lines of text."""
+        """What was tried and how it failed, what was left of the deadline, of every instance why the call could go there or
+        not, and how the policies stand that it passed: several lines of text."""
         lines = [f"{type(self).__name__}: {self}"]
         retry_after = getattr(self, "retry_after", None)
         if retry_after is not None:
             lines.append(f"again in {retry_after:.3g} s")
         if self.__cause__ is not None:
             lines.append(f"because of {type(self.__cause__).__name__}: {self.__cause__}")
+        if self.left is not None:
+            lines.append(f"of the deadline, {self.left:.3g} s were left" if self.left > 0 else "the deadline was over")
         attempts = self.history or [f"{one.id} at {one.netloc}" for one in self.tried]
         lines += [f"attempt {number}: {each}" for number, each in enumerate(attempts, 1)]
-        return "\n".join(lines if self.seen is None else [*lines, str(self.seen)])
+        lines += [str(self.seen)] if self.seen is not None else []
+        return "\n".join([*lines, *map(str, self.passed)])
 
 
 class NoInstances(CallError):

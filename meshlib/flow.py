@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import msgspec
 
 from meshlib.background import BACKGROUND
+from meshlib.errors import ConfigError
 
 if TYPE_CHECKING:
     from meshlib.balance.endpoint import Endpoint
@@ -152,12 +153,16 @@ class Call(msgspec.Struct, eq=False):
         nothing. A release that fails stops no other."""
         if self.endpoint is not None:
             self.endpoint.release(self)
-        closers, self.closers = self.closers, None
+        closers = self.closers  # which stays: a copy that is :meth:`alike` has the same one, and may get more to release
         while closers:
-            try:
-                closers.pop()()
-            except Exception:
-                log.exception("releasing what a call to %s held failed", self.target)
+            with suppress(IndexError):  # another thread was as quick
+                self._release(closers.pop())
+
+    def _release(self, release: Callable[[], object]) -> None:
+        try:
+            release()
+        except Exception:
+            log.exception("releasing what a call to %s held failed", self.target)
 
 
 class Send(msgspec.Struct, eq=False):
@@ -205,7 +210,32 @@ class Aside(msgspec.Struct, eq=False):
     call: Call
 
 
-Effect: TypeAlias = Send | Sleep | Wait | Close | Race | Aside
+class Await(msgspec.Struct, eq=False):
+    """Effect: await ``awaitable``, which somebody's ``async def`` gave; answered with what it comes to. A blocking flow cannot:
+    :class:`~meshlib.errors.ConfigError`."""
+
+    awaitable: Awaitable[Any]
+
+
+class Given(msgspec.Struct, eq=False, frozen=True):
+    """An answer that a layer had ready, and no instance gave: ``value`` is what the caller gets, ``source`` who gave it
+    (``"fallback"``). To the layers above it is an answer of status 200; who made the call takes the value out."""
+
+    value: Any
+    source: str = ""
+
+    @property
+    def status_code(self) -> int:
+        """As the engine's response calls it."""
+        return 200
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """None."""
+        return {}
+
+
+Effect: TypeAlias = Send | Sleep | Wait | Close | Race | Aside | Await
 Flow: TypeAlias = Generator[Effect, Any, Any]
 Next: TypeAlias = Callable[[Call], Flow]
 
@@ -311,9 +341,17 @@ def _perform(effect: Effect, sender: Sender, sleep: Callable[[float], None], ans
     if type(effect) is Aside:
         aside = effect
         return BACKGROUND.run(lambda: sender.drop(run(aside.proceed, aside.call, sender)))
+    if type(effect) is Await:
+        raise _refused(effect.awaitable)
     assert type(effect) is Race, effect
     answers.append(_race(effect, sender))
     return answers[-1]
+
+
+def _refused(awaitable: Any) -> ConfigError:
+    name = getattr(awaitable, "__qualname__", type(awaitable).__name__)
+    getattr(awaitable, "close", lambda: None)()  # or Python warns that it was never awaited
+    return ConfigError(name, "is an async function, and the call is a blocking one", example="def, or an async def method")
 
 
 def _forget(answers: list[Any], response: Any) -> None:
@@ -517,6 +555,8 @@ async def _aperform(effect: Effect, sender: AsyncSender, answers: list[Any]) -> 
     if type(effect) is Aside:
         aside = effect
         return BACKGROUND.begin(lambda: _aaside(aside, sender))
+    if type(effect) is Await:
+        return await effect.awaitable
     assert type(effect) is Race, effect
     answers.append(await _arace(effect, sender))
     return answers[-1]

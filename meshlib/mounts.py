@@ -13,10 +13,11 @@ from typing import Any, TypeAlias
 
 import httpx2
 
+from meshlib.answers import answer_from
 from meshlib.client.stack import Stack
 from meshlib.deadline import inherited
 from meshlib.errors import AttemptTimeout, CallError, ConnectFailed, ConnectionLost, DeadlineExceeded, NoInstances
-from meshlib.flow import AsyncSender, Call, RawHeaders, Sender, arun, run
+from meshlib.flow import AsyncSender, Call, Given, RawHeaders, Sender, arun, run
 from meshlib.model import Instance, ServiceUrl
 from meshlib.requests import Requests
 from meshlib.transport import BUFFER, INSTANCE
@@ -169,7 +170,10 @@ class MeshTransport(httpx2.BaseTransport):
         try:
             response = run(stack.proceed, call, self._sender)
         except CallError as error:
+            stack.blame(error, call)
             raise foreign(error, request) from error
+        if type(response) is Given:
+            response = answer_from(response.value, call)
         return answer_to(request, response)
 
     def close(self) -> None:
@@ -189,7 +193,10 @@ class AsyncMeshTransport(httpx2.AsyncBaseTransport):
         try:
             response = await arun(stack.proceed, call, self._sender)
         except CallError as error:
+            stack.blame(error, call)
             raise foreign(error, request) from error
+        if type(response) is Given:
+            response = answer_from(response.value, call)
         return answer_to(request, response)
 
     async def aclose(self) -> None:

@@ -1,10 +1,10 @@
-"""THE ORDER of a consumer's layers, outermost first. A stack holds those of them that its client uses; cache, fallback,
-adaptive_concurrency and inject_fault have their places here, and are not built yet.
+"""THE ORDER of a consumer's layers, outermost first. A stack holds those of them that its client uses; adaptive_concurrency has
+its place here, and is not built yet.
 
 observe                outermost: counts what the caller gets, whoever has decided it
-cache                  an answer that is at hand costs nothing below
-fallback               sees what everything below came to
-timeout                one budget for all attempts and pauses
+fallback               sees what everything below came to; above the cache, which must not keep what it gives
+timeout                one budget for all attempts and pauses, and for waiting until another call has fetched the answer
+cache                  above what repeats: one fetch, with all its attempts, for all who want the same
 retry                  above balance: another attempt gets another instance; above the limits: every attempt counts, and
                        none is held while it sleeps
 hedge                  a second attempt is an attempt like any other, to what is below
@@ -12,8 +12,8 @@ rate_limit             before a permit is taken: whoever has to wait for its tur
 bulkhead               how many at once
 adaptive_concurrency   the same, by what latency says
 circuit_breaker        below the limits: it sees only what the remote did
-inject_fault           below the breaker: to be taken for the remote's
 route                  which instances may be chosen from
+inject_fault           below the breaker, and what goes elsewhere when nobody is reachable: to be taken for the remote's
 failover               directly above balance: it never waits, and what it repeats was never sent, or is idempotent
 balance                innermost but for what signs: everything above speaks of the service, everything below of one instance
 send
@@ -27,15 +27,17 @@ from typing import Any, Final
 from meshlib.balance.layer import Balance, Source
 from meshlib.balance.pickers import Picker
 from meshlib.balance.tiers import Here
+from meshlib.errors import CallError
 from meshlib.flow import Call, Flow, Layer, Next, Wait, compose
 from meshlib.policies.base import Policy, Site, overlaid
 from meshlib.policies.failover import Failover
 from meshlib.policies.observe import Observe
 from meshlib.policies.overlay import Origin
+from meshlib.policies.passed import blame, explained
 
 ORDER: Final = (
-    "cache", "fallback", "timeout", "retry", "hedge", "rate_limit", "bulkhead", "adaptive_concurrency", "circuit_breaker",
-    "inject_fault", "route",
+    "fallback", "timeout", "cache", "retry", "hedge", "rate_limit", "bulkhead", "adaptive_concurrency", "circuit_breaker",
+    "route", "inject_fault",
 )  # fmt: skip
 
 
@@ -64,8 +66,11 @@ class Stack:
     def explain(self, call: Call) -> list[tuple[str, Any]]:
         """What the layers that have an ``explain(call)`` say of ``call``, each with the kind of its policy: what they would do
         with it now, changing nothing."""
-        asked = ((policy.kind, getattr(layer, "explain", None)) for policy, layer in self._bound.items())
-        return [(kind, explain(call)) for kind, explain in asked if explain is not None]
+        return explained(tuple(self._bound.items()), call)
+
+    def blame(self, error: CallError, call: Call) -> None:
+        """``error`` comes out of here: have it say how the layers stand that ``call`` passed."""
+        blame(error, self.site, tuple(self._bound.items()), call)
 
     @property
     def layers(self) -> tuple[Layer, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator
+from contextlib import aclosing
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -10,14 +11,15 @@ from typing import Any, Final
 
 import httpx2
 
+from meshlib.answers import answer_from
 from meshlib.client.declare import Declaration, Method
 from meshlib.client.decode import accepts, answer_of, decoder, from_json, is_raw
 from meshlib.client.encode import Encoder
 from meshlib.client.stack import Stack
-from meshlib.client.types import stream_item
+from meshlib.client.types import fits, stream_item
 from meshlib.deadline import earlier, inherited
-from meshlib.errors import BODY_EXCERPT, ConfigError, DecodeError, StatusError, status_error_type
-from meshlib.flow import AsyncSender, Call, Sender, arun, run
+from meshlib.errors import BODY_EXCERPT, CallError, ConfigError, DecodeError, StatusError, status_error_type
+from meshlib.flow import AsyncSender, Call, Given, Sender, arun, run
 from meshlib.model import ServiceUrl
 from meshlib.outcome import retry_after
 from meshlib.policies.base import POLICIES, overlaid
@@ -39,6 +41,9 @@ class Operation:
         decode = answer_of if self._raw else partial(decoder, where)
         self._decode = decode(method.returns) if item is None else None
         self._encode = Encoder(method, declaration.headers, b"*/*" if item is not None else accepts(method.returns))
+        names = [one.name for one in method.parameters]
+        for policy in stack.effective:
+            policy.check(where, awaits=method.awaits, yields=False, arguments=names)
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any], clock: Callable[[], float]) -> Call:
         """The call that these arguments ask for."""
@@ -54,9 +59,13 @@ class Operation:
             extensions=extensions, deadline=earlier(now + self._timeout, inherited()), arguments=arguments,
         )  # fmt: skip
 
-    def result(self, response: httpx2.Response, call: Call, clock: Callable[[], float]) -> Any:
+    def result(self, response: Any, call: Call, clock: Callable[[], float]) -> Any:
         """The value of an answer whose body is in memory."""
         assert self._decode is not None
+        if type(response) is Given:
+            if not self._raw:
+                return self.given(response)
+            response = answer_from(response.value, call)
         try:
             body = response.read()
             if self._raw:
@@ -66,6 +75,14 @@ class Operation:
             return self._decode(response)
         except (ValueError, httpx2.DecodingError) as problem:
             raise self.undecodable(response, call, problem) from problem
+
+    def given(self, answer: Given) -> Any:
+        """What a policy gave in place of an answer. Raises :class:`ConfigError` when it is not of the declared type."""
+        value, returns = answer.value, self.method.returns
+        if not fits(returns, value):
+            raise ConfigError(f"{answer.source} of {self.stack.site.method}", f"gave a {type(value).__name__}, not a {returns}",
+                              example="what the method returns")  # fmt: skip
+        return value
 
     def undecodable(self, response: httpx2.Response, call: Call, problem: Exception) -> DecodeError:
         """The error for an answer that is not of the declared type."""
@@ -156,12 +173,26 @@ class SyncStub:
 
         def method(_self: object, *args: Any, **kwargs: Any) -> Any:
             call = operation.call(args, kwargs, self._clock)
-            return operation.result(run(operation.stack.proceed, call, self._sender), call, self._clock)
+            try:
+                return operation.result(run(operation.stack.proceed, call, self._sender), call, self._clock)
+            except CallError as error:
+                operation.stack.blame(error, call)
+                raise
 
         return method
 
     def _stream(self, operation: Operation, items: Items, call: Call) -> Iterator[Any]:
-        response = run(operation.stack.proceed, call, self._sender)
+        try:
+            response = run(operation.stack.proceed, call, self._sender)
+            if type(response) is Given:
+                yield from operation.given(response)
+            else:
+                yield from self._items(operation, items, call, response)
+        except CallError as error:
+            operation.stack.blame(error, call)
+            raise
+
+    def _items(self, operation: Operation, items: Items, call: Call, response: httpx2.Response) -> Iterator[Any]:
         buffer = bytearray()
         try:
             if response.status_code >= _FIRST_ERROR:
@@ -204,12 +235,29 @@ class AsyncStub:
 
         async def method(_self: object, *args: Any, **kwargs: Any) -> Any:
             call = operation.call(args, kwargs, self._clock)
-            return operation.result(await arun(operation.stack.proceed, call, self._sender), call, self._clock)
+            try:
+                return operation.result(await arun(operation.stack.proceed, call, self._sender), call, self._clock)
+            except CallError as error:
+                operation.stack.blame(error, call)
+                raise
 
         return method
 
     async def _stream(self, operation: Operation, items: Items, call: Call) -> AsyncIterator[Any]:
-        response = await arun(operation.stack.proceed, call, self._sender)
+        try:
+            response = await arun(operation.stack.proceed, call, self._sender)
+            given = type(response) is Given
+            found = _asynchronous(operation.given(response)) if given else self._items(operation, items, call, response)
+            async with aclosing(found):
+                async for item in found:
+                    yield item
+        except CallError as error:
+            operation.stack.blame(error, call)
+            raise
+
+    async def _items(
+        self, operation: Operation, items: Items, call: Call, response: httpx2.Response
+    ) -> AsyncGenerator[Any, None]:
         buffer = bytearray()
         try:
             if response.status_code >= _FIRST_ERROR:
@@ -232,6 +280,15 @@ class AsyncStub:
             if len(body) >= BODY_EXCERPT:
                 break
         return bytes(body)
+
+
+async def _asynchronous(items: Any) -> AsyncGenerator[Any, None]:
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item
 
 
 def declaration_of(cls: Any) -> Declaration:

@@ -90,3 +90,24 @@ def is_model(hint: Any) -> bool:
 def mentions_model(hint: Any) -> bool:
     """True when ``hint`` holds a pydantic model anywhere in its arguments."""
     return is_model(hint) or any(mentions_model(one) for one in typing.get_args(hint))
+
+
+def fits(hint: Any, value: Any) -> bool:
+    """Whether ``value`` can be a ``hint``, as far as is seen from outside: its items are not looked at."""
+    hint = unpack(hint)[0]
+    if hint is None:
+        return value is None
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(one, value) for one in arguments)
+    if origin is typing.Literal:
+        return value in arguments
+    if stream_item(hint) is not None:
+        return isinstance(value, (abc.Iterable, abc.AsyncIterable)) and not isinstance(value, (str, bytes, abc.Mapping))
+    kind = origin or hint
+    if typing.is_typeddict(kind):
+        return isinstance(value, dict)
+    try:
+        return isinstance(value, (int, float) if kind is float else kind)
+    except TypeError:  # nothing that can be asked of an object: a type variable, Any
+        return True

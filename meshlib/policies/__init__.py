@@ -2,11 +2,15 @@
 
 from meshlib.policies.budget import RetryBudget
 from meshlib.policies.bulkhead import bulkhead
+from meshlib.policies.cache import cache
+from meshlib.policies.fallback import fallback
 from meshlib.policies.hedge import hedge
+from meshlib.policies.inject_fault import inject_fault
 from meshlib.policies.match import Match
 from meshlib.policies.rate_limit import rate_limit
 from meshlib.policies.retry import retry
 from meshlib.policies.routes import Mirror, Rule, route
 from meshlib.policies.timeout import timeout
 
-__all__ = ["Match", "Mirror", "RetryBudget", "Rule", "bulkhead", "hedge", "rate_limit", "retry", "route", "timeout"]
+__all__ = ["Match", "Mirror", "RetryBudget", "Rule", "bulkhead", "cache", "fallback", "hedge", "inject_fault", "rate_limit",
+           "retry", "route", "timeout"]  # fmt: skip

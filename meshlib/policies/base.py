@@ -127,6 +127,10 @@ class Policy:
         """The layer that enforces it at ``site``, with state of its own."""
         raise NotImplementedError
 
+    def check(self, where: str, *, awaits: bool, yields: bool, arguments: Iterable[str]) -> None:
+        """Raise :class:`ConfigError` if it cannot stand on ``where``, a function or declared method with these ``arguments``,
+        which runs in an event loop if it ``awaits``, and is a generator if it ``yields``."""
+
     def __call__(self, target: T) -> T:
         """As a decorator: of a declared method or client, which its calls then pass, or of any function."""
         from meshlib.policies.functions import govern  # noqa: PLC0415 - it needs this module

@@ -75,6 +75,14 @@ class Spending:
             self._repeats[now % WINDOW] += 1
             return True
 
+    def left(self) -> int:
+        """How many attempts may be repeated now."""
+        now = int(self._clock())
+        with self._lock:
+            self._turn(now)
+            by_share = int(self._rule.share * sum(self._calls)) - sum(self._repeats)
+            return max(0, by_share, self._rule.per_second - self._repeats[now % WINDOW])
+
     def _turn(self, second: int) -> None:
         for passed in range(max(self._second + 1, second - WINDOW + 1), second + 1):
             self._calls[passed % WINDOW] = self._repeats[passed % WINDOW] = 0
@@ -90,6 +98,9 @@ class Unlimited:
     def take(self) -> bool:
         """Always."""
         return True
+
+    def left(self) -> None:
+        """There is no bound."""
 
 
 def spending(budget: RetryBudget | None, site: Site) -> Spending | Unlimited:

@@ -67,6 +67,11 @@ class Permits:
         """Places that nobody has."""
         return len(self._free)
 
+    @property
+    def waiting(self) -> int:
+        """How many wait for one."""
+        return len(self._waiters)
+
     def take(self) -> Place | None:
         """A place, if there is one and nobody waits for it."""
         if self._waiters:
@@ -137,6 +142,18 @@ class Place:
         self._permits.give(free)
 
 
+@dataclass(frozen=True)
+class BulkheadState:
+    """``free`` places of ``limit``, and how many calls are ``waiting`` for one."""
+
+    limit: int
+    free: int
+    waiting: int
+
+    def __str__(self) -> str:
+        return f"{self.free} of {self.limit} places free, {self.waiting} waiting"
+
+
 class Bulkhead:
     """The layer."""
 
@@ -182,3 +199,7 @@ class Bulkhead:
         where = f"{site.service}.{site.method}" if site.method else site.service or str(call.target)
         waited = f", and none ended within {self._policy.wait:g} s" if self._policy.wait else ""
         return BulkheadFull(f"{limit} calls of {where} are under way, no more are allowed{waited}", service=call.target)
+
+    def explain(self, call: Call) -> BulkheadState:  # noqa: ARG002 - the same for all
+        """How many places there are."""
+        return BulkheadState(self._policy.limit, self.permits.free, self.permits.waiting)

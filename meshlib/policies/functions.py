@@ -8,16 +8,17 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import wraps
+from functools import lru_cache, wraps
 from typing import Any
 
 from meshlib.deadline import earlier, of_attempt, until
 from meshlib.errors import CallError, ConfigError, DeadlineExceeded
-from meshlib.flow import FUNCTION, Call, Layer, Next, arun, compose, run
+from meshlib.flow import FUNCTION, Call, Given, Next, arun, compose, run
 from meshlib.model import ServiceUrl
 from meshlib.policies.base import LAYERS, POLICIES, Policy, Site
+from meshlib.policies.passed import blame
 
 GOVERNED = "__mesh_governed__"
 """Attribute of a wrapper: the function inside it, and its policies."""
@@ -35,11 +36,12 @@ def govern(function: Callable[..., Any], policy: Policy) -> Callable[..., Any]:
     if not callable(function) or isinstance(function, (staticmethod, classmethod)):
         raise ConfigError(policy.kind, f"cannot stand on {function!r:.60}", example=f"@{policy.kind}(…) above a def")
     inner = getattr(function, GOVERNED, None) or _Governed(function, ())
+    _check(inner.function, policy)
     known = _Governed(inner.function, (policy, *inner.policies))
-    layers = _layers(known.function, known.policies)
-    wrapper = _wrapper(known.function, compose(layers))
+    stack = _Stack(known.function, known.policies)
+    wrapper = _wrapper(known.function, stack)
     setattr(wrapper, GOVERNED, known)
-    setattr(wrapper, LAYERS, layers)
+    setattr(wrapper, LAYERS, stack.layers)
     return wrapper
 
 
@@ -52,9 +54,33 @@ def ungoverned(function: Callable[..., Any]) -> Callable[..., Any]:
     return known.function  # type: ignore[no-any-return]
 
 
-def _layers(function: Callable[..., Any], policies: Sequence[Policy]) -> tuple[Layer, ...]:
-    site = Site(service=function.__module__, method=getattr(function, "__qualname__", repr(function)))
-    return tuple(policy.bind(site) for policy in policies)
+def _check(function: Callable[..., Any], policy: Policy) -> None:
+    if hasattr(function, "__mesh_endpoint__"):
+        return  # a declared method, whose calls are not its own
+    yields = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+    awaits = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+    try:
+        arguments = tuple(inspect.signature(function).parameters)
+    except ValueError:  # some of C
+        arguments = ()
+    policy.check(getattr(function, "__qualname__", repr(function)), awaits=awaits, yields=yields, arguments=arguments)
+
+
+class _Stack:
+    """The layers of one function."""
+
+    def __init__(self, function: Callable[..., Any], policies: Sequence[Policy]) -> None:
+        self._site = Site(service=function.__module__, method=getattr(function, "__qualname__", repr(function)))
+        self._bound = [(policy, policy.bind(self._site)) for policy in policies]
+        self.layers = tuple(layer for _, layer in self._bound)
+        self.proceed: Next = compose(self.layers)
+
+    def blame(self, error: CallError, call: Call) -> None:
+        """``error`` comes out of here."""
+        blame(error, self._site, self._bound, call)
+
+
+_signature = lru_cache(maxsize=1024)(inspect.signature)  # reading one costs more than all the rest
 
 
 class Arguments(Mapping[str, Any]):
@@ -68,10 +94,16 @@ class Arguments(Mapping[str, Any]):
 
     def _names(self) -> dict[str, Any]:
         if self._bound is None:
-            bound = inspect.signature(self._function).bind(*self._args, **self._kwargs)
+            bound = _signature(self._function).bind(*self._args, **self._kwargs)
             bound.apply_defaults()
             self._bound = bound.arguments
         return self._bound
+
+    @property
+    def extra(self) -> str | None:
+        """The name of the parameter that takes any keyword, ``**options``."""
+        parameters = _signature(self._function).parameters.values()
+        return next((one.name for one in parameters if one.kind is one.VAR_KEYWORD), None)
 
     def __getitem__(self, name: str) -> Any:
         return self._names()[name]
@@ -83,20 +115,27 @@ class Arguments(Mapping[str, Any]):
         return len(self._names())
 
 
-def _wrapper(function: Callable[..., Any], proceed: Next) -> Callable[..., Any]:
+def _wrapper(function: Callable[..., Any], stack: _Stack) -> Callable[..., Any]:
     target = ServiceUrl(getattr(function, "__qualname__", "function"))
 
     def call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         return Call(target, FUNCTION, b"", body=(args, kwargs), arguments=Arguments(function, args, kwargs))
+
+    async def arunning(made: Call, sender: _AsyncSender | _AsyncHeld) -> Any:
+        try:
+            return await arun(stack.proceed, made, sender)
+        except CallError as error:
+            stack.blame(error, made)
+            raise
 
     if inspect.isasyncgenfunction(function):
 
         @wraps(function)
         async def agenerator(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
             held = _AsyncHeld(function)
-            generator = await arun(proceed, call(args, kwargs), held)
+            generator = await arunning(call(args, kwargs), held)
             try:
-                async for item in generator:
+                async for item in _aitems(generator):
                     yield item
             finally:
                 await held.drop(generator)
@@ -107,21 +146,29 @@ def _wrapper(function: Callable[..., Any], proceed: Next) -> Callable[..., Any]:
 
         @wraps(function)
         async def coroutine(*args: Any, **kwargs: Any) -> Any:
-            return await arun(proceed, call(args, kwargs), sender)
+            made = await arunning(call(args, kwargs), sender)
+            return made.value if type(made) is Given else made
 
         return coroutine
-    return _blocking(function, proceed, call)
+    return _blocking(function, stack, call)
 
 
-def _blocking(function: Callable[..., Any], proceed: Next, call: Callable[..., Call]) -> Callable[..., Any]:
+def _blocking(function: Callable[..., Any], stack: _Stack, call: Callable[..., Call]) -> Callable[..., Any]:
+    def running(made: Call, sender: _Sender) -> Any:
+        try:
+            return run(stack.proceed, made, sender)
+        except CallError as error:
+            stack.blame(error, made)
+            raise
+
     if inspect.isgeneratorfunction(function):
 
         @wraps(function)
         def generator(*args: Any, **kwargs: Any) -> Iterator[Any]:
             held = _Held(function)
-            made = run(proceed, call(args, kwargs), held)
+            made = running(call(args, kwargs), held)
             try:
-                yield from made
+                yield from made.value if type(made) is Given else made
             finally:
                 held.drop(made)
 
@@ -130,9 +177,20 @@ def _blocking(function: Callable[..., Any], proceed: Next, call: Callable[..., C
 
     @wraps(function)
     def plain(*args: Any, **kwargs: Any) -> Any:
-        return run(proceed, call(args, kwargs), sender)
+        made = running(call(args, kwargs), sender)
+        return made.value if type(made) is Given else made
 
     return plain
+
+
+async def _aitems(made: Any) -> AsyncIterator[Any]:
+    items = made.value if type(made) is Given else made
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item
 
 
 class _Sender:

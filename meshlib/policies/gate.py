@@ -125,6 +125,11 @@ class Gate:
             found = [(window, max(0, window.left(now) - len(self._queue))) for window in self.window.parts]
             return [(window, left, window.free_in(now, left)) for window, left in found]
 
+    @property
+    def waiting(self) -> int:
+        """How many are in the queue."""
+        return len(self._queue)
+
     def idle(self) -> bool:
         """True when a new gate would be the same."""
         return not self._queue and self.window.idle(self._clock())

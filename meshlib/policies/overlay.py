@@ -8,7 +8,7 @@ from typing import Any, Final, TypeAlias
 
 from meshlib.policies.base import Policy
 from meshlib.policies.plain import kind_of, lacks
-from meshlib.policies.shadow import refuses, shadowed
+from meshlib.policies.shadow import shadowed
 
 ENFORCE: Final = "enforce"
 SHADOW: Final = "shadow"
@@ -85,7 +85,7 @@ def overlay(code: Sequence[Policy], places: Iterable[Rules], mode: str = ENFORCE
         policy = _made(kind, fields, where, below.get(kind))
         if policy is None:
             idle.append(kind)
-        elif mode == ENFORCE or refuses(policy):
+        elif mode == ENFORCE or policy.refuses:
             made.append(policy if mode == ENFORCE else shadowed(policy))
             told.append((kind, tuple(fields)))
         else:

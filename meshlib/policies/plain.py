@@ -103,7 +103,7 @@ def _options(over: Any, takes: Mapping[str, Parameter], given: Mapping[str, Any]
     """What ``over`` was made of, without what contradicts a field that is ``given``."""
     options = over.options() if isinstance(over, Policy) else {name: getattr(over, name) for name in takes}
     either = getattr(over, "either", ())
-    if any(given.get(name) is not None for name in either):
+    if any(name in given and (given[name] is not None or "None" not in _hint_text(type(over), name)) for name in either):
         options = {name: value for name, value in options.items() if name not in either}
     return options
 
@@ -124,7 +124,7 @@ def _value(cls: Any, name: str, value: Any, where: str, below: Any) -> Any:
     inner = _dataclass(cls, name) if isinstance(value, Mapping) else None
     if inner is not None:
         return made(inner, value, where, below if isinstance(below, inner) else None)
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(value) if isinstance(value, list) and hint != "Any" else value
 
 
 def _hint_text(cls: Any, name: str) -> str:

@@ -130,6 +130,22 @@ def _wrong(option: str, problem: str, example: str) -> ConfigError:
     return ConfigError(f"rate_limit({option}=)" if option != "limits" else "rate_limit", problem, example=example or EXAMPLE)
 
 
+@dataclass(frozen=True)
+class LimitState:
+    """Of each limit (``"100/s"``) how many may pass now, and the seconds until it is one more; how many calls are ``waiting``
+    for their turn. ``note`` says whose it is, or why nobody knows."""
+
+    limits: tuple[tuple[str, int, float], ...]
+    waiting: int = 0
+    note: str = ""
+
+    def __str__(self) -> str:
+        shown = [
+            f"{left} of {limit} left" + (f" (one more in {reset:.3g} s)" if reset else "") for limit, left, reset in self.limits
+        ]
+        return ", ".join([*shown, *([f"{self.waiting} waiting"] if self.limits else []), *filter(None, [self.note])])
+
+
 class Limit:
     """The layer of a limit that this process or host keeps."""
 
@@ -199,6 +215,19 @@ class Limit:
         for a key that was not met yet."""
         gate = self._gate if self._single else self._gates.find(self._policy.key_of(call))
         return {} if gate is None else fields_of(gate)
+
+    def explain(self, call: Call) -> LimitState:
+        """How it stands for ``call``."""
+        gate = self._gate if self._single else self._gates.find(self._policy.key_of(call))
+        note = "" if self._policy.key is None else "for this key"
+        if gate is None:
+            return LimitState(tuple((str(rate), rate.count, 0.0) for rate in self._policy.limits), note=f"{note}, not met yet")
+        try:
+            states = gate.left()
+        except Stuck as problem:
+            return LimitState((), note=str(problem))
+        shown = ((window.rate, left, reset if left < window.rate.count else 0.0) for window, left, reset in states)
+        return LimitState(tuple((str(rate), left, reset) for rate, left, reset in shown), gate.waiting, note)
 
     def forked(self) -> None:
         """In a child process."""

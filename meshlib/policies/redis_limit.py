@@ -50,6 +50,12 @@ class RedisLimit:
             yield Sleep(wait)
         return (yield from proceed(call))
 
+    def explain(self, call: Call) -> str:  # noqa: ARG002 - asking Redis is not explaining
+        """Whether Redis answers; how the limit stands, only it knows."""
+        silent = self._silent_until - self._site.clock()
+        known = f"which did not answer; it is asked again in {silent:.3g} s" if silent > 0 else "which is not asked here"
+        return f"{', '.join(map(str, self._policy.limits))} in Redis, {known}"
+
     def _ask(self, call: Call, key: Hashable) -> Flow:
         """0.0: pass. Else the seconds until one may, if nobody else is quicker."""
         if self._site.clock() < self._silent_until:

@@ -99,6 +99,21 @@ def _statuses(given: Any) -> tuple[int, ...]:
     return found
 
 
+@dataclass(frozen=True)
+class RetryState:
+    """Up to ``attempts`` in all (None: no limit of their own), if the call ``may`` be repeated once it was sent; and how many
+    attempts are ``left`` in the budget (None: there is none)."""
+
+    attempts: int | None
+    may: bool
+    left: int | None
+
+    def __str__(self) -> str:
+        attempts = "any number of attempts" if self.attempts is None else f"{self.attempts} attempts"
+        may = "" if self.may else ", once it was sent only one"
+        return f"{attempts}{may}; {'no budget' if self.left is None else f'the budget has {self.left} left'}"
+
+
 class _Retry:
     """The layer. It costs a copy and a count as long as calls succeed."""
 
@@ -143,6 +158,10 @@ class _Retry:
                     attempt.close()
             if pause:
                 yield Sleep(pause)
+
+    def explain(self, call: Call) -> RetryState:
+        """How often ``call`` would be tried."""
+        return RetryState(self.attempts, call.method == FUNCTION or call.idempotent or self._key, self.spending.left())
 
 
 def _of_errors_only(condition: Any) -> bool:

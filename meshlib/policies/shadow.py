@@ -15,15 +15,6 @@ MARK: Final = " (shadow)"
 """Behind the name of a method: what a shadow counts with others of the host or cluster is not counted with what is enforced."""
 
 
-REFUSING: Final = frozenset({"adaptive_concurrency", "circuit_breaker", "shed"})
-"""Kinds that refuse, whatever their class says of it."""
-
-
-def refuses(policy: Policy) -> bool:
-    """Whether ``policy`` keeps calls from going on."""
-    return policy.refuses or policy.kind in REFUSING
-
-
 class _Quiet(Events):
     """What the policy says of calls that it does not really refuse is not said."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from meshlib.deadline import earlier, inherited
-from meshlib.errors import AttemptTimeout, ConfigError, DeadlineExceeded
+from meshlib.errors import AttemptTimeout, CallError, ConfigError, DeadlineExceeded
 from meshlib.flow import Call, Flow, Layer, Next
 from meshlib.policies.base import Policy, Site
 
@@ -41,20 +41,49 @@ class timeout(Policy):  # noqa: N801
 
     def bind(self, site: Site) -> Layer:
         """See :meth:`Policy.bind`."""
-        clock, seconds, attempt = site.clock, float(self.seconds), self.attempt
+        return Timeout(self, site)
 
-        def layer(call: Call, proceed: Next) -> Flow:
-            timed = call.alike()
-            timed.deadline = earlier(clock() + seconds, inherited())
-            timed.attempt_timeout = attempt
-            try:
-                return (yield from proceed(timed))
-            except (AttemptTimeout, DeadlineExceeded):
-                if timed.deadline is not None and clock() >= timed.deadline:
-                    site.emit("timeout.exceeded", seconds=seconds)
-                raise
 
-        return layer
+@dataclass(frozen=True)
+class TimeoutState:
+    """The call would end within ``seconds``, as the rule says or the request that is served here (``inherited``), and each
+    attempt within ``attempt``."""
+
+    seconds: float
+    attempt: float | None
+    inherited: bool
+
+    def __str__(self) -> str:
+        attempt = "" if self.attempt is None else f", {self.attempt:.3g} s for each attempt"
+        return f"{self.seconds:.3g} s{', what the request being served has left' if self.inherited else ''}{attempt}"
+
+
+class Timeout:
+    """The layer."""
+
+    def __init__(self, rule: timeout, site: Site) -> None:
+        self._site, self._clock = site, site.clock
+        self._seconds, self._attempt = float(rule.seconds), rule.attempt
+
+    def __call__(self, call: Call, proceed: Next) -> Flow:
+        timed = call.alike()
+        timed.deadline = earlier(self._clock() + self._seconds, inherited())
+        timed.attempt_timeout = self._attempt
+        try:
+            return (yield from proceed(timed))
+        except CallError as problem:
+            if timed.deadline is not None:
+                problem.left = timed.deadline - self._clock()
+                if problem.left <= 0 and isinstance(problem, (AttemptTimeout, DeadlineExceeded)):
+                    self._site.emit("timeout.exceeded", seconds=self._seconds)
+            raise
+
+    def explain(self, call: Call) -> TimeoutState:  # noqa: ARG002 - its own deadline does not hold
+        """How long a call would have now."""
+        now, served = self._clock(), inherited()
+        narrower = served is not None and served - now < self._seconds
+        left = max(0.0, served - now) if served is not None and narrower else self._seconds
+        return TimeoutState(left, self._attempt, narrower)
 
 
 def _check(option: str, value: Any, example: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from meshlib.flow import Aside, Call, Close, Layer, Race, Send, Sleep, Wait, compose
+from meshlib.flow import Aside, Await, Call, Close, Layer, Race, Send, Sleep, Wait, compose
 from meshlib.model import ServiceUrl
 from meshlib.testing.clock import FakeClock
 
@@ -130,6 +130,8 @@ class _Stage:
         if isinstance(effect, Aside):
             self.aside.append(effect.call)
             return True
+        if isinstance(effect, Await):
+            return _at_once(effect.awaitable)
         assert isinstance(effect, Send), f"{effect!r} is no effect"
         return self._send(effect.call)
 
@@ -207,3 +209,14 @@ class _Stage:
                 call.on_close(inner.close)
         else:
             call.close()
+
+
+def _at_once(awaitable: Any) -> Any:
+    """What a coroutine comes to that waits for nothing: there is no loop."""
+    steps = awaitable.__await__()
+    try:
+        steps.send(None)
+    except StopIteration as done:
+        return done.value
+    awaitable.close()
+    raise AssertionError(f"{awaitable!r} waits for something: a play has no event loop")

@@ -26,6 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "background": {"threads"},
     "deadline": FLOW,
     "outcome": {"errors"},
+    "answers": FLOW,
     "patterns": {"errors"},
     "versions": {"errors"},
     "fields": {"errors"},
@@ -36,7 +37,8 @@ ALLOWED: dict[str, set[str]] = {
     "requests": set(),
     "keys": FLOW | {"text"},
     "policies": SETTINGS
-    | {"deadline", "events", "fields", "files", "flow", "keys", "metrics", "outcome", "patterns", "subsets", "threads"},
+    | {"answers", "deadline", "events", "fields", "files", "flow", "keys", "metrics", "outcome", "patterns", "subsets"}
+    | {"threads"},
     "balance": FLOW | {"deadline", "keys", "outcome", "subsets"},
     "security": FLOW,
     "values": FACTS | {"security"},
@@ -51,8 +53,9 @@ ALLOWED: dict[str, set[str]] = {
     "governance": SETTINGS | {"backends", "discovery", "events", "fields", "files", "flow", "patterns", "policies"},
     "addressing": SETTINGS | {"flow", "balance"},
     "transport": SETTINGS | {"addressing", "flow", "balance"},
-    "client": SETTINGS | {"deadline", "events", "flow", "balance", "outcome", "policies", "subsets", "text", "transport"},
-    "mounts": SETTINGS | {"deadline", "flow", "balance", "client", "policies", "requests", "transport"},
+    "client": SETTINGS
+    | {"answers", "deadline", "events", "flow", "balance", "outcome", "policies", "subsets", "text", "transport"},
+    "mounts": SETTINGS | {"answers", "deadline", "flow", "balance", "client", "policies", "requests", "transport"},
     "server": FLOW | {"deadline", "security", "policies"},
     "testing": FLOW,
     "lifecycle": SETTINGS | {"discovery", "server", "worker"},
@@ -144,8 +147,9 @@ AttemptError AttemptTimeout BadRequest Body BulkheadFull CallError CasConflict C
 ConnectFailed ConnectionLost DeadlineExceeded DecodeError Forbidden GatewayTimeout Header Instance InvalidAnswer Match Mesh
 MeshError Mirror MissingExtra NoInstances NotFound Path PortInUse Query RateLimited Refused Registration RegistryDenied
 RegistryError RegistryUnavailable RegistryUrl RetryBudget Rule ServerError ServiceUnavailable ServiceUrl Settings Snapshot
-Status StatusError StoreError Subset TooManyRequests Unauthorized UnprocessableContent __version__ breakers_of bulkhead circuit_breaker delete get head
-hedge keys options patch pickers post put rate_limit retry route service_client time_left timeout until
+Status StatusError StoreError Subset TooManyRequests Unauthorized UnprocessableContent __version__ breakers_of bulkhead cache
+circuit_breaker delete fallback get head hedge inject_fault keys options patch pickers post put rate_limit retry route
+service_client time_left timeout until
 """
 
 

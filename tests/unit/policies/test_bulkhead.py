@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from meshlib import BulkheadFull, ConfigError, bulkhead
+from meshlib import BulkheadFull, ConfigError, bulkhead, timeout
 from meshlib.events import Event, Events
 from meshlib.flow import Call, Flow, Next, arun, compose
 from meshlib.policies.base import Site
@@ -212,3 +212,24 @@ def test_policies_compare() -> None:
     assert bulkhead(5, wait=1.0) == bulkhead(limit=5, wait=1.0)
     assert bulkhead(5) != bulkhead(6)
     assert len({bulkhead(5), bulkhead(5)}) == 1
+
+
+def test_on_a_function_below_a_timeout() -> None:
+    """The layers work on copies of the call, which release together what they hold."""
+
+    @timeout(60.0)
+    @bulkhead(1)
+    def plain() -> str:
+        return "done"
+
+    @timeout(60.0)
+    @bulkhead(1)
+    async def awaited() -> str:
+        return "done"
+
+    assert [plain(), plain()] == ["done"] * 2
+
+    async def both() -> list[str]:
+        return [await awaited(), await awaited()]  # type: ignore[misc]
+
+    assert asyncio.run(both()) == ["done"] * 2

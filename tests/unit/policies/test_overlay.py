@@ -9,7 +9,18 @@ from typing import Any, ClassVar
 
 import pytest
 
-from meshlib import BulkheadFull, ConfigError, RateLimited, Refused, bulkhead, rate_limit, retry, timeout
+from meshlib import (
+    BulkheadFull,
+    ConfigError,
+    ConnectionLost,
+    RateLimited,
+    Refused,
+    bulkhead,
+    circuit_breaker,
+    rate_limit,
+    retry,
+    timeout,
+)
 from meshlib.client.stack import Stack
 from meshlib.events import Event, Events
 from meshlib.flow import Call, Flow, Layer, Next, Sleep, arun, compose, run
@@ -87,6 +98,15 @@ def test_the_negative_control_without_the_shadow_it_refuses() -> None:
     layer = rate_limit("2/s").bind(Site(clock=clock))
     errors = [type(play([layer], [Reply()], clock=clock).error) for _ in range(3)]
     assert errors == [type(None), type(None), RateLimited]
+
+
+def test_a_shadow_of_a_circuit_opens_and_lets_calls_through() -> None:
+    layer, events, heard, clock = shadow_world(circuit_breaker(0.5, minimum=3, open_for=5.0))
+    failing = [play([layer], [ConnectionLost("lost")], clock=clock).error for _ in range(5)]
+    assert {type(error) for error in failing} == {ConnectionLost}
+    assert play([layer], [Reply()], clock=clock).status == 200
+    assert events.counts() == {("shadow.refused", "orders", "get"): 3}
+    assert heard[-1].detail["policy"] == "circuit_breaker"
 
 
 def test_a_shadow_sees_what_the_one_in_force_then_refuses() -> None:

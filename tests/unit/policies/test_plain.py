@@ -8,7 +8,21 @@ from typing import Any, ClassVar
 
 import pytest
 
-from meshlib import Subset, bulkhead, hedge, keys, rate_limit, retry, route, timeout
+from meshlib import (
+    Match,
+    Subset,
+    bulkhead,
+    cache,
+    circuit_breaker,
+    fallback,
+    hedge,
+    inject_fault,
+    keys,
+    rate_limit,
+    retry,
+    route,
+    timeout,
+)
 from meshlib.errors import ConfigError
 from meshlib.flow import Layer
 from meshlib.policies.base import OTHERS, Policy, Site
@@ -59,6 +73,13 @@ def of(kind: str, given: Any, over: Policy | None = None) -> Policy:
      route({"to": "v2"}, subsets={"v2": Subset(version="^2")})),
     ("route", {"rules": [{"to": "v2"}], "subsets": {"v2": {"version": "^2"}}}, None,
      route({"to": "v2"}, subsets={"v2": Subset(version="^2")})),
+    ("circuit_breaker", {"failure_rate": 0.2}, circuit_breaker(0.5, minimum=3), circuit_breaker(0.2, minimum=3)),
+    ("cache", {"ttl": 5}, None, cache(5)),
+    ("fallback", {"value": []}, fallback(list), fallback(value=[])),
+    ("fallback", {"value": None}, fallback(list, last_good=5.0), fallback(value=None, last_good=5.0)),
+    ("fallback", {"last_good": 9.0}, fallback(list), fallback(list, last_good=9.0)),
+    ("inject_fault", {"abort": 503, "percent": 10, "when": {"path": "/x*"}}, None,
+     inject_fault(abort=503, percent=10, when=Match(path="/x*"))),
     ("theirs", {"size": 5, "budget": {"share": 0.1}}, None, theirs(5, budget=RetryBudget(share=0.1))),
     ("theirs", {"budget": {"share": 0.1}}, theirs(5), theirs(5, budget=RetryBudget(share=0.1))),
 ])  # fmt: skip

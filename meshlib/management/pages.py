@@ -7,6 +7,7 @@ of components are shown only to who was let in by one of the two.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 import platform
@@ -188,9 +189,14 @@ class Pages:
         return {"app": {name: value for name, value in app.items() if value}, **own,
                 "python": {"version": platform.python_version()}, **said}  # fmt: skip
 
-    def _measured(self) -> Answer:
-        assert self._metrics is not None
-        return Answer(200, self._metrics().prometheus().encode(), OPENMETRICS)
+    def _measured(self) -> Future[Answer]:
+        """Not in the app's loop: the counts of other processes come from files."""
+
+        def made() -> Answer:
+            assert self._metrics is not None
+            return Answer(200, self._metrics().prometheus().encode(), OPENMETRICS)
+
+        return self._worker.spawn(lambda: asyncio.to_thread(made))
 
 
 def _report(components: Mapping[str, Component], details: bool, kind: str, **more: Any) -> Answer:

@@ -78,20 +78,15 @@ class TestWsgi:
 
     @pytest.mark.parametrize(("asked", "status"), [("on", 200), ("off", 404)])
     def test_metrics_when_asked_for(self, asked: str, status: int, tmp_path: Path) -> None:
-        class Metered(Mesh):
-            def metrics(self) -> Any:
-                return self
-
-            def prometheus(self) -> str:
-                return "up 1"
-
         def app(_: Any, start: Any) -> list[bytes]:
             start("404 Not Found", [])
             return []
 
-        mesh = Metered(Settings(registry=f"memory://{tmp_path}", management_metrics=asked))
-        client = httpx2.Client(transport=httpx2.WSGITransport(app=mesh.wsgi(app)), base_url="http://app")
-        assert client.get("/metrics").status_code == status
+        with Mesh(Settings(registry=f"memory://{tmp_path}", management_metrics=asked)) as mesh:
+            client = httpx2.Client(transport=httpx2.WSGITransport(app=mesh.wsgi(app)), base_url="http://app")
+            answer = client.get("/metrics")
+            assert answer.status_code == status
+            assert ("meshlib_registrations" in answer.text) is (asked == "on")
 
     def test_checks(self, mesh: Mesh) -> None:
         @mesh.management.check("database")

@@ -10,9 +10,9 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import httpx2
 
@@ -49,6 +49,10 @@ from meshlib.settings import Settings
 from meshlib.transport import AsyncEngine, Engine, MakeAsyncTransport, MakeTransport
 from meshlib.worker import Worker
 
+if TYPE_CHECKING:  # what only providers need is loaded when there is one
+    from meshlib.announcement import Announcement, Look
+    from meshlib.management import Management, Standing
+
 log = logging.getLogger(__name__)
 
 C = TypeVar("C")
@@ -84,6 +88,8 @@ class Mesh:
         self._engine = Engine(self.settings, transport)
         self._async_engine = AsyncEngine(self.settings, async_transport)
         self._worker = Worker()
+        self._management: Management | None = None
+        self.in_flight.on_serving = self._serving
         self._probes = self._make_probes()
         self._backend: Backend | None = open_backend(self.settings)
         self._pid = os.getpid()
@@ -93,6 +99,8 @@ class Mesh:
         self._stacks_known: weakref.WeakSet[Stack] = weakref.WeakSet()
         self._registrations: list[Registration] = []
         self._inherited: list[int | None] = []  # ports that the parent of this process had registered
+        self._announcement: Announcement | None = None
+        self._announcing: Look | None = None  # how to see where this process listens, once it serves
         self._lock = threading.Lock()
         self._closing = False
         self._default_picker = named(self.settings.picker, source=self.settings.sources.get("picker", "default"))
@@ -180,6 +188,16 @@ class Mesh:
         """The live view of a service: its snapshot, whether it is live, and if not, why."""
         return self._view(ServiceUrl.parse(name, namespace=self.settings.namespace))
 
+    def services(self, *, timeout: float | None = None) -> list[str]:
+        """The names of all services of ``MESH_NAMESPACE``, asked of the registry now. Raises :class:`RegistryError`, and
+        TimeoutError after ``timeout`` seconds (default: what the registry itself has, and a second)."""
+
+        async def asked() -> list[str]:
+            return await (await self._registry()).services(self.settings.namespace)
+
+        self._check_pid()
+        return self._worker.spawn(asked).result(self.settings.registry_timeout + 1.0 if timeout is None else timeout)
+
     def explain(
         self,
         name: str | ServiceUrl,
@@ -228,8 +246,14 @@ class Mesh:
         if not self.settings.service:
             raise ConfigError("MESH_SERVICE", "is not set, so there is no name to register", example="orders")
         lifecycle.check_port(port)
+        self._silence()  # whoever says the port needs nobody to look for it
+        return self._register(port)
+
+    def _register(self, port: int | None) -> Registration:
         self._check_pid()
         lifecycle.check_once(self.settings, port, [each.port for each in self._registrations], _named_alike(self.settings))
+        if self.settings.management_port:
+            self.management.open()
         reconciler = Reconciler(self.settings, self._registry, port=port, generation=secrets.token_hex(8))
         registration = Registration(
             reconciler, self._worker, self.in_flight, self.settings, self._left, port=port
@@ -239,30 +263,71 @@ class Mesh:
             self._share(port)
         return registration
 
+    @property
+    def management(self) -> Management:
+        """The management endpoints of this process, and its health checks: ``mesh.management.check("database", ping)``."""
+        from meshlib.management import Management  # noqa: PLC0415 - see above
+
+        with self._lock:
+            if self._management is None:
+                metrics = self.metrics if self.settings.management_metrics == "on" else None
+                self._management = Management(
+                    self.settings, self._worker, self._standing, touched=self.in_flight.serving, metrics=metrics
+                )
+            return self._management
+
+    def announce(self, look: Look | None = None, *, at_once: bool = True) -> None:
+        """Register with the port on which this process really listens, as soon as it does: :meth:`register` for servers that
+        do not tell theirs. It does nothing without ``MESH_SERVICE``. With ``at_once=False`` it begins when the first request
+        comes, or the ASGI lifespan has started. Where ``MESH_PORT`` is another port, or is not set and this process listens on
+        several, nothing is registered, and the log says so. Call it as often as you like."""
+        if not self.settings.service or self._announcement is not None or self._registrations:
+            return
+        from meshlib.announcement import Announcement, listening  # noqa: PLC0415 - see above
+
+        self._check_pid()
+        self._announcing = look = look or listening
+        if at_once:
+            self._announcement = Announcement(self.settings, self._worker, self._register, look)
+        else:
+            self.in_flight.on_serving = self._serving
+
     def listen(self, port: int | None = None, *, backlog: int = 2048) -> socket.socket:
         """A socket that listens on ``MESH_HOST`` and ``port`` (default ``MESH_PORT``; 0 lets the system choose). Raises
         :class:`PortInUse`."""
         return lifecycle.listen(self.settings, port, backlog=backlog)
 
-    def wsgi(self, app: server.WsgiApp) -> server.WsgiApp:
+    def wsgi(self, app: server.WsgiApp, *, management: bool = True) -> server.WsgiApp:
         """``app`` as a provider: its requests are counted, so that closing a registration waits for them, and their deadlines
-        bound the calls made for them."""
+        bound the calls made for them. Beside it, the management endpoints are served, unless ``management`` is false."""
         served = server.wsgi(server.timed_wsgi(app), self.in_flight)
-        return served if self._metered is None else counted_wsgi(served, self._metered.requests)
+        served = served if self._metered is None else counted_wsgi(served, self._metered.requests)
+        return self.management.wsgi(served) if management else served
 
-    def asgi(self, app: server.AsgiApp) -> server.AsgiApp:
-        """The same for ASGI; when the server tells its lifespan's end, registrations are closed."""
+    def asgi(
+        self, app: server.AsgiApp, *, management: bool = True, own: Callable[[], Collection[str]] = tuple
+    ) -> server.AsgiApp:
+        """The same for ASGI; when the server tells its lifespan's end, registrations are closed. Paths that ``own()`` names
+        are the app's, even if a management endpoint has the same."""
         served = server.asgi(server.timed_asgi(app), self.in_flight, self._stopped)
-        return served if self._metered is None else counted_asgi(served, self._metered.requests)
+        served = served if self._metered is None else counted_asgi(served, self._metered.requests)
+        return self.management.asgi(served, own) if management else served
 
     # -- lifecycle
+
+    def leave(self) -> None:
+        """Close all registrations (see :meth:`Registration.close`), and make no more; calls go on."""
+        self._silence()
+        for registration in list(self._registrations):
+            registration.close()
 
     def close(self) -> None:
         """Close registrations (see :meth:`Registration.close`), the control plane and connections. It can be used again.
         Calls made meanwhile go on with what is known; a second close meanwhile returns at once."""
         self._check_pid()
-        for registration in list(self._registrations):
-            registration.close()
+        self.leave()
+        if self._management is not None:
+            self._management.close()
         with self._lock:
             if self._closing:
                 return
@@ -414,6 +479,26 @@ class Mesh:
         self._engine.discard(endpoint)
         self._async_engine.discard(endpoint)
 
+    def _standing(self) -> Standing:
+        announced = None if self._announcement is None else self._announcement.problem
+        return lifecycle.standing(list(self._registrations), announced, draining=self.in_flight.draining)
+
+    def _serving(self) -> None:
+        """The first request came, or the server has started."""
+        self._join()
+        if self._announcing is not None:
+            self.announce(self._announcing)
+        try:
+            if self.settings.management_port:
+                self.management.open()
+        except ConfigError as problem:
+            log.error("the management endpoints are not served: %s", problem)  # noqa: TRY400 - it says all
+
+    def _silence(self) -> None:
+        announced, self._announcement = self._announcement, None
+        if announced is not None:
+            announced.cancel()
+
     def _join(self) -> None:
         """This process, forked from one that was registered, serves: it is one of them. One that only computes is none, and
         does not keep what nobody serves any more."""
@@ -440,6 +525,7 @@ class Mesh:
         self._worker.report(self._shelf.run)
 
     async def _stopped(self) -> None:
+        self._silence()
         for registration in list(self._registrations):
             await asyncio.to_thread(registration.stopped)
 
@@ -466,8 +552,11 @@ class Mesh:
         self._probes = self._make_probes()
         self._inherited += [registration.port for registration in self._registrations]
         self._registrations = []
+        self._announcement = None
         self.in_flight.forked()
-        self.in_flight.on_serving = self._join if self._inherited else None
+        self.in_flight.on_serving = self._serving
+        if self._management is not None:
+            self._management.forked()
         self._closing = False
         for view in self._all_views():
             view.abandon()

@@ -56,9 +56,13 @@ ALLOWED: dict[str, set[str]] = {
     "mounts": SETTINGS | {"answers", "deadline", "flow", "balance", "client", "policies", "requests", "transport"},
     "server": FLOW | {"deadline", "security", "policies"},
     "testing": FLOW,
-    "lifecycle": SETTINGS | {"discovery", "server", "worker"},
+    "_version": set(),
+    "management": SETTINGS | {"_version", "server", "threads", "worker"},
+    "announcement": SETTINGS | {"discovery", "worker"},
+    "lifecycle": SETTINGS | {"discovery", "management", "server", "worker"},
     "mesh": SETTINGS
     | {
+        "announcement",
         "backends",
         "balance",
         "client",
@@ -68,6 +72,7 @@ ALLOWED: dict[str, set[str]] = {
         "metrics",
         "policies",
         "lifecycle",
+        "management",
         "mounts",
         "server",
         "transport",
@@ -198,6 +203,8 @@ def test_using_it_loads_no_backend_and_no_extra() -> None:
         "semantic_version",
         "meshlib.backends.local",
         "meshlib.backends.consul",
+        "meshlib.announcement",
+        "meshlib.management",
         "meshlib.testing",
     }
     assert not names & heavy

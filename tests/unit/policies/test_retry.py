@@ -33,7 +33,7 @@ from meshlib.policies import RetryBudget, retry
 from meshlib.policies.base import Commons, Site
 from meshlib.policies.failover import Failover
 from meshlib.testing import FakeClock, Reply, play
-from meshlib.testing.play import Played
+from meshlib.testing import Played
 from tests.unit.flows import SHELLS, Answer, AsyncScript, FakeSource, Script, call_to, fleet, governed, idle, in_turn
 
 WALL = datetime(2030, 1, 1, tzinfo=UTC)

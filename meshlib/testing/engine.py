@@ -7,7 +7,7 @@ import contextvars
 import math
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, NoReturn
@@ -17,7 +17,7 @@ import httpx2
 from meshlib.background import BACKGROUND
 from meshlib.flow import Aside, AsyncSender, Call, Course, Effect, Race, Sender, Sleep, Wait, araced, arun, raced, run
 from meshlib.settings import Settings
-from meshlib.testing.timeline import POLL, Timeline
+from meshlib.testing.timeline import POLL, Node, Timeline
 from meshlib.transport import AsyncEngine, Engine, MakeAsyncTransport, MakeTransport
 
 
@@ -47,13 +47,13 @@ class VirtualEngine(Engine):
 
     def _aside(self, aside: Aside) -> bool:
         """In a thread; it is waited for until it waits itself, or is done: so what it sends has been sent."""
-        _begin(self._timeline, lambda: self.drop(run(aside.proceed, aside.call, self)))
-        while not self._timeline.idle:
+        node = _begin(self._timeline, lambda: self.drop(run(aside.proceed, aside.call, self)))
+        while self._timeline.works(node):
             time.sleep(POLL)
         return True
 
 
-def _begin(timeline: Timeline, work: Any) -> None:
+def _begin(timeline: Timeline, work: Callable[[], object]) -> Node:
     node, context = timeline.open(), contextvars.copy_context()
 
     def in_thread() -> None:
@@ -66,6 +66,7 @@ def _begin(timeline: Timeline, work: Any) -> None:
             timeline.close(node)
 
     threading.Thread(target=context.run, args=(in_thread,), name="meshlib-testing-call", daemon=True).start()
+    return node
 
 
 class _Course(Course):

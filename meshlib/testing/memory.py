@@ -7,7 +7,8 @@ import math
 import random
 import secrets
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import count
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from meshlib.backends import memory
+from meshlib.balance.pickers import Picker
 from meshlib.client.declare import Method
 from meshlib.client.stub import declaration_of
 from meshlib.discovery.follow import Surroundings
@@ -23,7 +25,8 @@ from meshlib.discovery.view import View
 from meshlib.errors import ConfigError
 from meshlib.mesh import Mesh
 from meshlib.model import Instance, ServiceUrl, Snapshot
-from meshlib.policies.base import Site
+from meshlib.mounts import AsyncMeshTransport, MeshTransport
+from meshlib.policies.base import Policy, Site
 from meshlib.settings import Settings
 from meshlib.testing.apps import App, Hosted, Portal
 from meshlib.testing.engine import VirtualAsyncEngine, VirtualEngine, only_asyncio
@@ -34,10 +37,6 @@ from meshlib.testing.timeline import Timeline
 C = TypeVar("C")
 
 _numbers = count()
-
-EPOCH = 1_700_000_000.0
-"""The wall-clock time at which a mesh for tests begins, in seconds since the epoch."""
-
 
 class MemoryMesh(Mesh):
     """A :class:`~meshlib.Mesh` for tests. Calls go through everything that they go through elsewhere, to apps of this process
@@ -52,7 +51,8 @@ class MemoryMesh(Mesh):
         name = f"testing-{next(_numbers)}"
         self.timeline = Timeline()
         self._clock = self.timeline.clock
-        self._wall = lambda: EPOCH + self._clock()
+        ahead = time.time() - self._clock()
+        self._wall = lambda: ahead + self._clock()
         self._providers: dict[str, list[Provider]] = {}
         self._mocks: dict[type, Mock[Any]] = {}
         self._portal, self._lot = Portal(), random.Random(0)  # noqa: S311
@@ -192,9 +192,21 @@ class MemoryMesh(Mesh):
             mock = self._mocks.get(cls)  # type: ignore[call-overload]
             return real if mock is None else mock.client
 
-        body = {method.name: _forwarded(method, current) for method in declaration_of(cls).methods}
+        body = {method.name: _forwarded(method, current, self.timeline) for method in declaration_of(cls).methods}
         body["__repr__"] = lambda _self: repr(current())
         return type(cls.__name__, (type(real),), body)()  # type: ignore[no-any-return]
+
+    def transport(
+        self, name: str | ServiceUrl | None = None, *, picker: str | Picker | None = None, policies: Iterable[Policy] = ()
+    ) -> MeshTransport:
+        """See :meth:`meshlib.Mesh.transport`."""
+        return _Transport(self.timeline, self._stacks(name, picker, policies), self._engine)
+
+    def atransport(
+        self, name: str | ServiceUrl | None = None, *, picker: str | Picker | None = None, policies: Iterable[Policy] = ()
+    ) -> AsyncMeshTransport:
+        """See :meth:`meshlib.Mesh.atransport`."""
+        return _AsyncTransport(self.timeline, self._stacks(name, picker, policies), self._async_engine)
 
     def snapshot(self, name: str | ServiceUrl, *, timeout: float | None = None) -> Snapshot | None:
         """See :meth:`meshlib.Mesh.snapshot`; the time-out is virtual."""
@@ -260,15 +272,42 @@ class MemoryMesh(Mesh):
         self.timeline.settle()
 
 
-def _forwarded(method: Method, current: Callable[[], Any]) -> Callable[..., Any]:
+def _forwarded(method: Method, current: Callable[[], Any], timeline: Timeline) -> Callable[..., Any]:
+    """The declared method as that of whoever answers now; a caller is busy for all of it but its waits."""
     name = method.name
     if method.is_async:
 
-        async def forwarded(_self: object, *args: Any, **kwargs: Any) -> Any:
-            return await getattr(current(), name)(*args, **kwargs)
+        async def coroutine(_self: object, *args: Any, **kwargs: Any) -> Any:
+            with timeline.busy():
+                return await getattr(current(), name)(*args, **kwargs)
 
-        return forwarded
-    return lambda _self, *args, **kwargs: getattr(current(), name)(*args, **kwargs)
+        return coroutine
+
+    def blocking(_self: object, *args: Any, **kwargs: Any) -> Any:
+        with timeline.busy():
+            return getattr(current(), name)(*args, **kwargs)
+
+    return blocking
+
+
+class _Transport(MeshTransport):
+    def __init__(self, timeline: Timeline, *inside: Any) -> None:
+        super().__init__(*inside)
+        self._timeline = timeline
+
+    def handle_request(self, request: Any) -> Any:
+        with self._timeline.busy():
+            return super().handle_request(request)
+
+
+class _AsyncTransport(AsyncMeshTransport):
+    def __init__(self, timeline: Timeline, *inside: Any) -> None:
+        super().__init__(*inside)
+        self._timeline = timeline
+
+    async def handle_async_request(self, request: Any) -> Any:
+        with self._timeline.busy():
+            return await super().handle_async_request(request)
 
 
 def _seconds(value: float) -> float:

@@ -103,6 +103,11 @@ class Timeline:
         with self._lock:
             return all(node.waiting or node.below for node in self._nodes)
 
+    def works(self, node: Node) -> bool:
+        """False once ``node`` is done, or waits as everybody does."""
+        with self._lock:
+            return node in self._nodes and not self.idle
+
     # -- waiting
 
     def wait(self, seconds: float, future: Future[Any] | None = None) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import httpx2
 
 from meshlib.background import BACKGROUND
-from meshlib.flow import Aside, AsyncSender, Call, Course, Effect, Race, Sender, Sleep, Wait, araced, arun, raced, run
+from meshlib.flow import Aside, Call, Course, Effect, Race, Sender, Sleep, Wait, araced, arun, raced, run
 from meshlib.settings import Settings
 from meshlib.testing.timeline import POLL, Node, Timeline
 from meshlib.transport import AsyncEngine, Engine, MakeAsyncTransport, MakeTransport
@@ -54,7 +54,8 @@ class VirtualEngine(Engine):
 
 
 def _begin(timeline: Timeline, work: Callable[[], object]) -> Node:
-    node, context = timeline.open(), contextvars.copy_context()
+    # Apart: whoever begins it is busy himself, until he waits.
+    node, context = timeline.open(apart=True), contextvars.copy_context()
 
     def in_thread() -> None:
         timeline.adopt(node)
@@ -123,7 +124,15 @@ class VirtualAsyncEngine(AsyncEngine):
         if isinstance(effect, Race):
             return await araced(effect, self, self._first)
         assert isinstance(effect, Aside), effect
-        return BACKGROUND.begin(lambda: _aside(effect, self))
+        return BACKGROUND.begin(lambda: self._aside(effect))
+
+    async def _aside(self, aside: Aside) -> None:
+        node = self._timeline.open(apart=True)
+        self._timeline.adopt(node)
+        try:
+            await self.drop(await arun(aside.proceed, aside.call, self))
+        finally:
+            self._timeline.close(node)
 
     async def _first(self, tasks: set[asyncio.Task[Any]], timeout: float | None) -> Iterable[asyncio.Task[Any]]:
         ended = Future[None]()
@@ -140,10 +149,6 @@ class VirtualAsyncEngine(AsyncEngine):
             for task in tasks:
                 task.remove_done_callback(end)
         return [task for task in tasks if task.done()]
-
-
-async def _aside(effect: Aside, sender: AsyncSender) -> None:
-    await sender.drop(await arun(effect.proceed, effect.call, sender))
 
 
 def only_asyncio() -> NoReturn:

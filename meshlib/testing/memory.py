@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from itertools import count
+from itertools import count, cycle
 from pathlib import Path
 from typing import Any, TypeVar
 
 from meshlib.backends import memory
-from meshlib.balance.pickers import Picker
+from meshlib.balance.pickers import Choose, Picker
+from meshlib.balance.tiers import Pool
 from meshlib.client.declare import Method
 from meshlib.client.stub import declaration_of
 from meshlib.discovery.follow import Surroundings
@@ -44,7 +45,7 @@ class MemoryMesh(Mesh):
     instance lets a call wait, which takes no real time.
 
     ``settings`` are those of :class:`~meshlib.Settings` by name; the environment is not looked at. Unless they say otherwise
-    the picker is ``round_robin``, so that who is called is known. Nothing is kept on disk.
+    instances are picked in turn, beginning with number 0, so that who is called is known. Nothing is kept on disk.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -59,7 +60,9 @@ class MemoryMesh(Mesh):
         self._store, self._store_name = memory.store(name), name
         self._store.clock = self._clock
         state = Path(tempfile.gettempdir()) / f"meshlib-{name}-{secrets.token_hex(8)}"  # made by whoever writes there
-        super().__init__(Settings(**{"registry": f"memory://{name}", "picker": "round_robin", "state_dir": str(state), **settings}))
+        super().__init__(Settings(**{"registry": f"memory://{name}", "state_dir": str(state), **settings}))
+        if "picker" not in settings:
+            self._default_picker = _in_turn
         self._worker = self.timeline.plane
         self._engine = VirtualEngine(self.settings, self._reached, self.timeline)
         self._async_engine = VirtualAsyncEngine(self.settings, self._reached, self.timeline)
@@ -224,6 +227,7 @@ class MemoryMesh(Mesh):
 
     def close(self) -> None:
         """See :meth:`meshlib.Mesh.close`."""
+        self.timeline.end()
         super().close()
         self._portal.close()
 
@@ -270,6 +274,12 @@ class MemoryMesh(Mesh):
                 self._store.instances.pop(key, None)
             self._store.touch()
         self.timeline.settle()
+
+
+def _in_turn(pool: Pool) -> Choose:
+    """What ``round_robin`` is, which begins anywhere."""
+    turns = cycle(pool.endpoints)
+    return lambda _call: next(turns)
 
 
 def _forwarded(method: Method, current: Callable[[], Any], timeline: Timeline) -> Callable[..., Any]:

@@ -80,8 +80,8 @@ class Stub(Generic[P, R]):
     def returns(self, value: R) -> None:
         """Every call is answered with ``value``; a stream with what it holds, each time from its beginning. Raises TypeError
         for what the method is not declared to return."""
-        self._check(value)
-        self._answer = lambda *_args, **_kwargs: value
+        checked = self._check(value)
+        self._answer = lambda *_args, **_kwargs: checked
 
     def raises(self, problem: Raised) -> None:
         """Every call raises ``problem``, an exception or its class; a class of meshlib gets the arguments that it needs."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -26,12 +27,24 @@ SETTLE: Final = 8
 POLL: Final = 0.002
 """Real seconds between two looks of a thread that waits for what other threads do."""
 
+PATIENCE: Final = 500
+"""Such looks after which :meth:`Timeline.advance` goes on all the same."""
+
 
 class Node:
-    """Somebody who works or waits, on behalf of ``above``: whoever has others at it is not busy himself."""
+    """Somebody who works or waits, on behalf of ``above``: whoever has others at it is not busy himself. What is done in the
+    ``background`` lets no time pass: nobody would wait for it."""
 
-    def __init__(self, above: Node | None, *, waiting: bool = False) -> None:
+    def __init__(self, above: Node | None, *, waiting: bool = False, background: bool = False) -> None:
         self.above, self.below, self.waiting = above, 0, waiting
+        self.background = background or (above is not None and above.background)
+
+    def line(self) -> Iterator[Node]:
+        """It, and whom it works for."""
+        node: Node | None = self
+        while node is not None:
+            yield node
+            node = node.above
 
 
 @dataclass(order=True)
@@ -42,6 +55,7 @@ class _Waiter:
     wake: Callable[[], object] = field(compare=False)
     loop: asyncio.AbstractEventLoop | None = field(compare=False)
     woken: bool = field(default=False, compare=False)
+    ended: bool = field(default=False, compare=False)
 
 
 _current: ContextVar[Node | None] = ContextVar("meshlib.testing.node", default=None)
@@ -76,9 +90,9 @@ class Timeline:
             _current.reset(token)
             self.close(node)
 
-    def open(self, *, waiting: bool = False) -> Node:
-        """Somebody more, at work for whoever works here."""
-        node = Node(_current.get(), waiting=waiting)
+    def open(self, *, waiting: bool = False, apart: bool = False) -> Node:
+        """Somebody more, at work for whoever works here, or ``apart`` from him, in the background."""
+        node = Node(None if apart else _current.get(), waiting=waiting, background=apart)
         with self._lock:
             self._nodes.add(node)
             if node.above is not None:
@@ -104,22 +118,24 @@ class Timeline:
             return all(node.waiting or node.below for node in self._nodes)
 
     def works(self, node: Node) -> bool:
-        """False once ``node`` is done, or waits as everybody does."""
+        """False once ``node``, and all that is done for it, is done or waits."""
         with self._lock:
-            return node in self._nodes and not self.idle
+            return any(not each.waiting and not each.below and node in each.line() for each in self._nodes)
 
     # -- waiting
 
     def wait(self, seconds: float, future: Future[Any] | None = None) -> bool:
         """Let ``seconds`` pass in this thread, or less when ``future`` is done before; True when it is."""
         done = threading.Event()
-        with self._waiting(seconds, done.set, None, future):
+        with self._waiting(seconds, done.set, None, future) as waiter:
             alone = asyncio._get_running_loop() is not None  # tasks of this thread's loop cannot go on: not to be waited for
             while not done.is_set():
                 if self._frozen == threading.get_ident():
                     raise RuntimeError("time is frozen by this thread, which now waits for it: nobody could let it pass")
-                if not self._turn(alone=alone):
+                if waiter.node.background or not self._turn(alone=alone):
                     done.wait(POLL)
+        if waiter.ended:
+            raise RuntimeError("the mesh was closed while this waited in the background")
         return future is not None and future.done()
 
     async def await_(self, seconds: float, future: Future[Any] | None = None) -> bool:
@@ -139,7 +155,7 @@ class Timeline:
     @contextmanager
     def _waiting(
         self, seconds: float, wake: Callable[[], object], loop: asyncio.AbstractEventLoop | None, future: Future[Any] | None
-    ) -> Iterator[None]:
+    ) -> Iterator[_Waiter]:
         self.settle()
         node = self.open(waiting=True)
         waiter = _Waiter(self.clock() + max(0.0, seconds), next(self._numbers), node, wake, loop)
@@ -148,7 +164,7 @@ class Timeline:
         try:
             if future is not None:
                 future.add_done_callback(lambda _: self._wake(waiter, early=True))
-            yield
+            yield waiter
         finally:
             with self._lock:
                 waiter.woken = True
@@ -164,6 +180,12 @@ class Timeline:
             self._early = self._early or early
         waiter.wake()
 
+    def end(self) -> None:
+        """The mesh is closed: threads that wait in the background give up."""
+        for waiter in [each for each in self._waiters if each.node.background and each.loop is None]:
+            waiter.ended = True
+            self._wake(waiter)
+
     # -- passing
 
     def settle(self) -> None:
@@ -176,6 +198,8 @@ class Timeline:
             with self._lock:
                 held = self._frozen is not None or (self._advancing and not alone)
                 if not forced and (held or not (alone or self.idle)):
+                    return False
+                if not forced and all(each.node.background for each in self._waiters):
                     return False
                 first = min(self._waiters, default=None)
             if first is None or first.due > until or first.due == math.inf:
@@ -201,7 +225,18 @@ class Timeline:
         target = self.clock() + seconds
         self.settle()
         while self._turn(until=target, forced=True) or not self._to(target):
-            pass
+            self._quiet()
+        self._quiet()
+
+    def _quiet(self) -> None:
+        """Give threads that go on the real time to wait again."""
+        mine = list(current.line()) if (current := _current.get()) is not None else []
+        for _ in range(PATIENCE):
+            with self._lock:
+                works = any(not each.waiting and not each.below and each not in mine for each in self._nodes)
+            if not works or asyncio._get_running_loop() is not None:
+                return
+            time.sleep(POLL)
 
     async def aadvance(self, seconds: float) -> None:
         """The same; tasks go on, each at its time, before more of it passes."""

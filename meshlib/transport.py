@@ -142,9 +142,7 @@ def _collect(stream: Any, call: Call, clock: Clock) -> bytes:
     return b"".join(chunks)
 
 
-async def _exchange(
-    pool: httpx2.AsyncBaseTransport, request: httpx2.Request, call: Call, clock: Clock
-) -> httpx2.Response:
+async def _exchange(pool: httpx2.AsyncBaseTransport, request: httpx2.Request, call: Call, clock: Clock) -> httpx2.Response:
     response = await pool.handle_async_request(request)
     if BUFFER in call.extensions and not response.is_closed:
         response.stream = httpx2.ByteStream(await _acollect(response.stream, call, clock))

@@ -1,5 +1,6 @@
-"""For tests, of meshlib and of what is built with it: a mesh in memory with mocks and faults (the fixture ``mesh`` of the pytest
-plugin), a clock that is told the time, a third shell that plays a script, and an event loop on which waiting takes no time.
+"""For tests, of meshlib and of what is built with it: a mesh in memory with mocks and faults (the fixture ``mesh`` of the
+pytest plugin), a clock that is told the time, a third shell that plays a script, and an event loop on which waiting takes no
+time.
 
 The names are loaded on first use, for the plugin is imported by every pytest run.
 """
@@ -11,8 +12,8 @@ if TYPE_CHECKING:
     from meshlib.testing.clock import FakeClock, VirtualLoop, run_virtual
     from meshlib.testing.memory import MemoryMesh
     from meshlib.testing.mock import Made, Mock, Stub, call
-    from meshlib.testing.script import Played, Reply, play
     from meshlib.testing.provider import Received
+    from meshlib.testing.script import Played, Reply, play
 
 __all__ = ["FakeClock", "Made", "MemoryMesh", "Mock", "Played", "Received", "Reply", "Stub", "VirtualLoop", "call", "play",
            "run_virtual"]  # fmt: skip

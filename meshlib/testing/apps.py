@@ -7,7 +7,7 @@ import contextvars
 import inspect
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeAlias, TypeVar
 
 import httpx2
@@ -34,7 +34,7 @@ def kind_of(app: App) -> str:
     try:
         parameters = inspect.signature(app).parameters.values()
     except (TypeError, ValueError):
-        parameters = None  # type: ignore[assignment]
+        parameters = None
     if parameters is not None:
         needed = [each for each in parameters if each.default is each.empty and each.kind <= each.POSITIONAL_OR_KEYWORD]
         if len(needed) in _KINDS:
@@ -77,7 +77,7 @@ class Hosted:
                 return self._portal.run(lambda: self._async_answer(request))
             try:
                 return self._blocking(request)
-            except Exception as problem:
+            except Exception as problem:  # noqa: BLE001 - whatever it is
                 return crashed(request, problem)
 
     def _blocking(self, request: httpx2.Request) -> httpx2.Response:
@@ -95,7 +95,7 @@ class Hosted:
                 return response_of(await self._app(request))
             response = await self._asgi.handle_async_request(request)
             return _whole(response, b"".join([chunk async for chunk in response.stream]))  # type: ignore[union-attr]
-        except Exception as problem:
+        except Exception as problem:  # noqa: BLE001 - whatever it is
             return crashed(request, problem)
 
     def _deadline(self, request: httpx2.Request) -> float | None:
@@ -134,7 +134,9 @@ def response_of(value: Any) -> httpx2.Response:
     if isinstance(value, bytes):
         return httpx2.Response(200, stream=httpx2.ByteStream(value))
     if isinstance(value, str):
-        return httpx2.Response(200, headers={"content-type": "text/plain; charset=utf-8"}, stream=httpx2.ByteStream(value.encode()))
+        return httpx2.Response(
+            200, headers={"content-type": "text/plain; charset=utf-8"}, stream=httpx2.ByteStream(value.encode())
+        )
     dumped = value.model_dump_json().encode() if hasattr(value, "model_dump_json") else msgspec.json.encode(value)
     return httpx2.Response(200, headers={"content-type": "application/json"}, stream=httpx2.ByteStream(dumped))
 

@@ -102,7 +102,7 @@ class VirtualAsyncEngine(AsyncEngine):
         super().__init__(settings, make, timeline.clock)
         self._timeline = timeline
 
-    def _limit(self, _seconds: float) -> AbstractAsyncContextManager[object]:  # type: ignore[override]
+    def _limit(self, _seconds: float) -> AbstractAsyncContextManager[object]:
         return nullcontext()  # nothing trickles here, and real seconds mean nothing
 
     async def send(self, call: Call) -> httpx2.Response:
@@ -134,7 +134,7 @@ class VirtualAsyncEngine(AsyncEngine):
         finally:
             self._timeline.close(node)
 
-    async def _first(self, tasks: set[asyncio.Task[Any]], timeout: float | None) -> Iterable[asyncio.Task[Any]]:
+    async def _first(self, tasks: set[asyncio.Task[Any]], delay: float | None) -> Iterable[asyncio.Task[Any]]:
         ended = Future[None]()
 
         def end(_: asyncio.Task[Any]) -> None:
@@ -144,7 +144,7 @@ class VirtualAsyncEngine(AsyncEngine):
         for task in tasks:
             task.add_done_callback(end)
         try:
-            await self._timeline.await_(math.inf if timeout is None else timeout, ended)
+            await self._timeline.await_(math.inf if delay is None else delay, ended)
         finally:
             for task in tasks:
                 task.remove_done_callback(end)

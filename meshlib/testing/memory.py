@@ -39,6 +39,7 @@ C = TypeVar("C")
 
 _numbers = count()
 
+
 class MemoryMesh(Mesh):
     """A :class:`~meshlib.Mesh` for tests. Calls go through everything that they go through elsewhere, to apps of this process
     (:meth:`add`), over no network; time is virtual: it passes by :meth:`advance`, and where a policy, a time-out or a slow
@@ -56,7 +57,7 @@ class MemoryMesh(Mesh):
         self._wall = lambda: ahead + self._clock()
         self._providers: dict[str, list[Provider]] = {}
         self._mocks: dict[type, Mock[Any]] = {}
-        self._portal, self._lot = Portal(), random.Random(0)  # noqa: S311
+        self._portal, self._lot = Portal(), random.Random(0)
         self._store, self._store_name = memory.store(name), name
         self._store.clock = self._clock
         state = Path(tempfile.gettempdir()) / f"meshlib-{name}-{secrets.token_hex(8)}"  # made by whoever writes there
@@ -182,7 +183,7 @@ class MemoryMesh(Mesh):
     def mock(self, cls: Callable[..., C]) -> Mock[C]:
         """Stub answers in place of the client ``cls``: everybody who has it from :meth:`client`, before or after, gets them."""
         declaration = declaration_of(cls)
-        found = self._mocks.get(cls)  # type: ignore[call-overload]
+        found: Mock[C] | None = self._mocks.get(cls)  # type: ignore[call-overload]
         if found is None:
             found = self._mocks[cls] = Mock(cls, declaration)  # type: ignore[index]
         return found
@@ -257,7 +258,9 @@ class MemoryMesh(Mesh):
         there = self._providers.get(target)
         if there is None:
             known = ", ".join(self._providers) or "none"
-            raise ConfigError(service, f"was not added to this mesh (which has: {known})", example=f'mesh.add("{service}", app)')
+            raise ConfigError(
+                service, f"was not added to this mesh (which has: {known})", example=f'mesh.add("{service}", app)'
+            )
         if number is None:
             return there
         if not 0 <= number < len(there):
@@ -328,4 +331,3 @@ def _seconds(value: float) -> float:
 
 def _generation() -> str:
     return secrets.token_hex(8)
-

@@ -110,7 +110,9 @@ class Stub(Generic[P, R]):
                 if isinstance(item, BaseException):
                     raise item
                 return item
-            raise AssertionError(f"{self._where}: call {len(self.calls)} is one more than the {len(checked)} answers in_turn(…)")
+            raise AssertionError(
+                f"{self._where}: call {len(self.calls)} is one more than the {len(checked)} answers in_turn(…)"
+            )
 
         self._answer = answer
 
@@ -150,7 +152,9 @@ class Stub(Generic[P, R]):
             raise self._misused(problem) from None
         self.calls.append(made)
         if self._answer is None:
-            raise AssertionError(f"{self._where} was called as {made}, and has no answer; say mock.{self._method.name}.returns(…)")
+            raise AssertionError(
+                f"{self._where} was called as {made}, and has no answer; say mock.{self._method.name}.returns(…)"
+            )
         return self._answer(*args, **kwargs)
 
     def _check(self, value: Any) -> Any:
@@ -185,9 +189,7 @@ class Mock(Generic[C]):
 
     def __init__(self, cls: Callable[..., C], declaration: Declaration) -> None:
         self._name = getattr(cls, "__qualname__", repr(cls))
-        self._stubs: dict[str, Stub[..., Any]] = {
-            method.name: Stub(self._name, method) for method in declaration.methods
-        }
+        self._stubs: dict[str, Stub[..., Any]] = {method.name: Stub(self._name, method) for method in declaration.methods}
         body = {method.name: _implemented(method, self._stubs[method.name]) for method in declaration.methods}
         body["__repr__"] = lambda _self: f"<mocked {self._name}>"
         self.client: C = type(self._name, (cls,), body)()  # type: ignore[arg-type]

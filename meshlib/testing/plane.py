@@ -22,7 +22,8 @@ class _Bounded(Selector):
 
     def __init__(self, clock: FakeClock, enough: Callable[[], bool]) -> None:
         super().__init__(clock)
-        self.limit, self.stop = clock(), lambda: None
+        self.limit = clock()
+        self.stop: Callable[[], object] = lambda: None
         self._enough = enough
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
@@ -42,7 +43,9 @@ class _Loop(VirtualLoop):
     fresh = False
     """True when something was given to it since it last ran."""
 
-    def call_soon_threadsafe(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:
+    def call_soon_threadsafe(  # type: ignore[override]
+        self, callback: Callable[..., object], *args: Any, context: Any = None
+    ) -> asyncio.Handle:
         self.fresh = True
         return super().call_soon_threadsafe(callback, *args, context=context)
 

@@ -1,4 +1,4 @@
-"""The pytest plugin: it is loaded by every pytest run of an environment that has meshlib, so it imports nothing of it until a test
+"""The pytest plugin: every pytest run of an environment that has meshlib loads it, so it imports nothing of it until a test
 asks for a mesh."""
 
 from __future__ import annotations

@@ -33,8 +33,8 @@ class Received:
 @dataclass(slots=True)
 class Faults:
     """What is wrong: ``dead`` refuses connections, ``hangs`` takes requests and says nothing, ``delay`` are seconds before each
-    answer, ``status`` what a ``share`` (0 to 1) of the requests is answered with instead, ``every`` and ``since`` say that it is
-    dead for so many seconds, then alive for as many, and so on."""
+    answer, ``status`` what a ``share`` (0 to 1) of the requests is answered with instead, ``every`` and ``since`` say that it
+    is dead for so many seconds, then alive for as many, and so on."""
 
     dead: bool = False
     hangs: bool = False
@@ -121,9 +121,7 @@ class Provider(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
 
     def _note(self, request: httpx2.Request, body: bytes) -> None:
         path = request.url.raw_path.decode("ascii")
-        self.received.append(
-            Received(self.number, request.method, path, request.headers, body, self._timeline.clock())
-        )
+        self.received.append(Received(self.number, request.method, path, request.headers, body, self._timeline.clock()))
 
 
 async def reach(provider: Provider | None) -> bool:

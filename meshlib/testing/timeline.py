@@ -37,7 +37,7 @@ class Node:
 
     def __init__(self, above: Node | None, *, waiting: bool = False, background: bool = False) -> None:
         self.above, self.below, self.waiting = above, 0, waiting
-        self.background = background or (above is not None and above.background)
+        self.background: bool = background or (above is not None and above.background)
 
     def line(self) -> Iterator[Node]:
         """It, and whom it works for."""
@@ -143,9 +143,13 @@ class Timeline:
         loop = asyncio.get_running_loop()
         woken = loop.create_future()
 
+        def go_on() -> None:
+            if not woken.done():
+                woken.set_result(None)
+
         def wake() -> None:
             with suppress(RuntimeError):  # the loop is closed: nobody waits there any more
-                loop.call_soon_threadsafe(lambda: woken.done() or woken.set_result(None))
+                loop.call_soon_threadsafe(go_on)
 
         with self._waiting(seconds, wake, loop, future):
             self._changed()

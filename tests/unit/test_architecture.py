@@ -55,7 +55,24 @@ ALLOWED: dict[str, set[str]] = {
     | {"answers", "deadline", "events", "flow", "balance", "outcome", "policies", "subsets", "text", "transport"},
     "mounts": SETTINGS | {"answers", "deadline", "flow", "balance", "client", "policies", "requests", "transport"},
     "server": FLOW | {"deadline", "security", "policies"},
-    "testing": FLOW,
+    # A mesh for tests is a mesh: only what tests are made of has nobody above it.
+    "testing": SETTINGS
+    | {
+        "backends",
+        "background",
+        "balance",
+        "client",
+        "deadline",
+        "discovery",
+        "flow",
+        "mesh",
+        "mounts",
+        "policies",
+        "server",
+        "threads",
+        "transport",
+        "worker",
+    },
     "lifecycle": SETTINGS | {"discovery", "server", "worker"},
     "mesh": SETTINGS
     | {

@@ -112,7 +112,7 @@ def ask(request: pytest.FixtureRequest, mesh: MemoryMesh) -> Iterator[Callable[.
 
 
 wsgi = flask.Flask("orders")
-wsgi.add_url_rule("/orders/<int:id>", view_func=lambda id: {"path": f"/orders/{id}"}, endpoint="fetch")
+wsgi.add_url_rule("/orders/<int:id>", view_func=lambda **given: {"path": f"/orders/{given['id']}"}, endpoint="fetch")
 wsgi.add_url_rule("/orders", view_func=lambda: flask.request.get_json(), endpoint="create", methods=["POST"])
 wsgi.add_url_rule("/lines", view_func=lambda: flask.Response(iter(["a\n", "b\n"])), endpoint="lines")
 
@@ -365,10 +365,12 @@ class TestFaults:
             assert ask(orders, "fetch", number) == {"path": f"/orders/{number}"}
         assert len(mesh.received("orders", 0)) == 1
         listed = mesh.snapshot("orders")
-        assert listed is not None and len(listed.instances) == 3
+        assert listed is not None
+        assert len(listed.instances) == 3
         mesh.advance(16.0)  # its lease is over, and nobody is there
         listed = mesh.snapshot("orders")
-        assert listed is not None and [each.id for each in listed.instances] == ["orders-1", "orders-2"]
+        assert listed is not None
+        assert [each.id for each in listed.instances] == ["orders-1", "orders-2"]
         mesh.revive("orders", 0)
         for number in range(3):
             ask(orders, "fetch", number)

@@ -97,9 +97,7 @@ def test_assertions_say_what_was_called(mesh: MemoryMesh) -> None:
         mock.fetch.assert_called_with()
 
 
-@pytest.mark.parametrize(
-    ("error", "status"), [(NotFound, 404), (ServiceUnavailable, 503), (NotFound("gone", status=404), 404)]
-)
+@pytest.mark.parametrize(("error", "status"), [(NotFound, 404), (ServiceUnavailable, 503), (NotFound("gone", status=404), 404)])
 def test_raising_an_error_of_a_status(mesh: MemoryMesh, error: type[NotFound] | NotFound, status: int) -> None:
     mesh.mock(Orders).fetch.raises(error)
     with pytest.raises(error if isinstance(error, type) else type(error)) as caught:
@@ -121,7 +119,7 @@ def test_raising_others(mesh: MemoryMesh) -> None:
 
 def test_answering_by_a_function(mesh: MemoryMesh) -> None:
     mock, client = mesh.mock(Orders), mesh.client(Orders)
-    mock.on(Orders.fetch).answers(lambda id, full=False: Order(id * 2))
+    mock.on(Orders.fetch).answers(lambda *args, **given: Order(given["id"] * 2))
     assert client.fetch(id=3) == Order(6)
 
     async def later(id: int) -> Order:

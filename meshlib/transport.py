@@ -164,8 +164,8 @@ async def _acollect(stream: Any, call: Call, clock: Clock) -> bytes:
 class Engine:
     """Performs calls in the caller's thread."""
 
-    def __init__(self, settings: Settings, make: MakeTransport | None = None, clock: Clock = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, settings: Settings, make: MakeTransport | None = None, clock: Clock | None = None) -> None:
+        self._clock = clock or time.monotonic
         self._addressing = Addressing(settings)
         self._make = make or (lambda instance: httpx2.HTTPTransport(**self._addressing.options(instance)))
         self._pools: dict[Endpoint, httpx2.BaseTransport] = {}
@@ -221,8 +221,8 @@ class Engine:
 class AsyncEngine:
     """Performs calls in asyncio tasks, with connection pools per event loop: a socket belongs to its loop."""
 
-    def __init__(self, settings: Settings, make: MakeAsyncTransport | None = None, clock: Clock = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, settings: Settings, make: MakeAsyncTransport | None = None, clock: Clock | None = None) -> None:
+        self._clock = clock or time.monotonic
         self._addressing = Addressing(settings)
         self.make = make or (lambda instance: httpx2.AsyncHTTPTransport(**self._addressing.options(instance)))
         self._loops: dict[asyncio.AbstractEventLoop, dict[Endpoint, httpx2.AsyncBaseTransport]] = {}

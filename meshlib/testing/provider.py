@@ -34,7 +34,7 @@ class Received:
 class Faults:
     """What is wrong: ``dead`` refuses connections, ``hangs`` takes requests and says nothing, ``delay`` are seconds before each
     answer, ``status`` what a ``share`` (0 to 1) of the requests is answered with instead, ``every`` and ``since`` say that it
-    is dead for so many seconds, then alive for as many, and so on."""
+    is dead for so many seconds, then alive for as many, and so on. ``failed`` counts what was answered so."""
 
     dead: bool = False
     hangs: bool = False
@@ -42,6 +42,7 @@ class Faults:
     status: int = 0
     share: float = 0.0
     owed: float = 0.0
+    failed: int = 0
     every: float = 0.0
     since: float = 0.0
 
@@ -55,6 +56,7 @@ class Faults:
         if self.owed < 1.0 - 1e-9:
             return False
         self.owed -= 1.0
+        self.failed += 1
         return True
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, Protocol, assert_type, overload
 
-from meshlib import Mesh, bulkhead, get, hedge, keys, post, rate_limit, retry, route, service_client, timeout
+from meshlib import Mesh, bulkhead, circuit_breaker, get, hedge, keys, post, rate_limit, retry, route, service_client, timeout
 
 
+@circuit_breaker(failure_rate=0.5)
 @rate_limit("100/s", key=keys.parameter("page"))
 @bulkhead(20)
 def render(page: str, *, customer: int = 0) -> bytes:

@@ -13,6 +13,7 @@ from meshlib import (
     Rule,
     Subset,
     bulkhead,
+    circuit_breaker,
     get,
     hedge,
     keys,
@@ -142,10 +143,12 @@ plain("a", "b")  # E: call-arg reportCallIssue
 waiting("a") + 1  # E: operator reportOperatorIssue
 retry(attempt=3)  # E: call-arg reportCallIssue
 retry(attempts="3")  # E: arg-type reportArgumentType
-retry(3, 4)  # E: call-arg reportCallIssue
+retry(3, 4)  # E: arg-type,call-arg reportCallIssue
 retry()(7)  # E: type-var reportArgumentType
 timeout()  # E: call-arg reportCallIssue
 timeout("2s")  # E: arg-type reportArgumentType
+circuit_breaker(failure_rates=0.5)  # E: call-arg reportCallIssue
+circuit_breaker(failure_rate="half")  # E: arg-type reportArgumentType
 hedge(delays=0.1)  # E: call-arg reportCallIssue
 hedge(delay="0.1")  # E: arg-type reportArgumentType
 bulkhead(20, waits=1)  # E: call-arg reportCallIssue

@@ -15,6 +15,7 @@ import pytest
 
 from meshlib import (
     AttemptTimeout,
+    CircuitOpen,
     ConfigError,
     ConnectFailed,
     Mesh,
@@ -23,6 +24,7 @@ from meshlib import (
     Rule,
     ServerError,
     bulkhead,
+    circuit_breaker,
     get,
     hedge,
     post,
@@ -82,6 +84,12 @@ class Governed(Protocol):
     @COPY
     @get("/orders/{id}")
     async def acopied(self, id: int) -> dict[str, Any]: ...
+    @circuit_breaker(failure_rate=0.5, minimum=4, open_for=30.0)
+    @get("/orders/{id}")
+    def broken(self, id: int) -> dict[str, Any]: ...
+    @circuit_breaker(failure_rate=0.5, minimum=4, open_for=30.0)
+    @get("/orders/{id}")
+    async def abroken(self, id: int) -> dict[str, Any]: ...
     @bulkhead(1, wait=5)
     @get("/orders/{id}")
     def alone(self, id: int) -> dict[str, Any]: ...
@@ -269,6 +277,44 @@ class TestTime:
         for number in range(3):
             ask(client, "limited", number)
             assert mesh.now == pytest.approx(begun + number, abs=0.01)
+
+    def test_a_circuit_closes_when_its_time_is_up(self, mesh: MemoryMesh, ask: Callable[..., Any]) -> None:
+        mesh.add("orders", echo, instances=2)
+        mesh.fail("orders")
+        client = mesh.client(Governed)
+        for number in range(4):
+            with pytest.raises(ServerError):
+                ask(client, "broken", number)
+        mesh.fail("orders", share=0.0)
+        with pytest.raises(CircuitOpen):
+            ask(client, "broken", 7)
+        mesh.advance(29.0)
+        with pytest.raises(CircuitOpen):
+            ask(client, "broken", 7)
+        mesh.advance(1.1)
+        assert ask(client, "broken", 7) == {"path": "/orders/7"}
+
+    def test_an_outlier_is_out_for_its_time(self, mesh: MemoryMesh, ask: Callable[..., Any]) -> None:
+        mesh.add("orders", echo, instances=4)
+        mesh.fail("orders", 0)
+        orders = mesh.client(Orders)
+
+        def round_of_calls() -> int:
+            before = sum(provider.faults.failed for provider in mesh._providers["orders"])
+            for number in range(8):
+                try:
+                    ask(orders, "fetch", number)
+                except ServerError:
+                    pass
+            return sum(provider.faults.failed for provider in mesh._providers["orders"]) - before
+
+        assert round_of_calls() == 2
+        for _ in range(3):
+            round_of_calls()
+            mesh.advance(1.0)
+        assert round_of_calls() == 0
+        mesh.advance(31.0)
+        assert round_of_calls() > 0
 
     def test_tasks_wait_side_by_side(self, mesh: MemoryMesh) -> None:
         mesh.add("orders", echo, instances=3)

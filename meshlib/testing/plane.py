@@ -7,11 +7,14 @@ import os
 import selectors
 import threading
 from collections.abc import Callable
-from typing import Any
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 from meshlib.testing.clock import THREADS, FakeClock, Selector, VirtualLoop
 from meshlib.threads import DaemonExecutor
 from meshlib.worker import Work, Worker, finish
+
+T = TypeVar("T")
 
 EXACT = 1e-9
 """Seconds by which sums of times may differ from what they mean."""
@@ -67,6 +70,18 @@ class Plane(Worker):
         self._selector.stop = loop.stop
         self._pid, self._loop = os.getpid(), loop
         return loop
+
+    def spawn(self, work: Work[T]) -> Future[T]:
+        """See :meth:`meshlib.worker.Worker.spawn`. Whoever asks for the result drives."""
+        future = super().spawn(work)
+        of_future = future.result
+
+        def result(timeout: float | None = None) -> T:
+            self.drive(self._clock())
+            return of_future(timeout)
+
+        future.result = result  # type: ignore[method-assign]
+        return future
 
     def drive(self, until: float | None = None) -> None:
         """Run what is due until then (monotonic seconds; default: what can be done now). Time passes only as far as the last

@@ -234,8 +234,8 @@ class MemoryMesh(Mesh):
 
     # -- wiring
 
-    def _site(self, target: ServiceUrl, method: str = "") -> Site:
-        return replace(super()._site(target, method), uniform=self._lot.random)
+    def _site(self, *where: Any, **more: Any) -> Site:
+        return replace(super()._site(*where, **more), uniform=self._lot.random)
 
     def _surroundings(self) -> Surroundings:
         return replace(super()._surroundings(), store=None, uniform=self._lot.random)

@@ -73,6 +73,10 @@ class Mesh:
     contacts nobody; close it, or use it as a context manager. Raises :class:`ConfigError`.
     """
 
+    # Monotonic seconds and those since the epoch; a mesh for tests has a time of its own.
+    _clock: Callable[[], float] = staticmethod(time.monotonic)
+    _wall: Callable[[], float] = staticmethod(time.time)
+
     def __init__(
         self,
         settings: Settings | None = None,
@@ -131,7 +135,7 @@ class Mesh:
 
         self.prefetch(target)
         return implement(  # type: ignore[no-any-return]
-            cls, target, stack, SyncStub(self._engine, time.monotonic), AsyncStub(self._async_engine, time.monotonic),
+            cls, target, stack, SyncStub(self._engine, self._clock), AsyncStub(self._async_engine, self._clock),
             timeout=self.settings.timeout, connect=self.settings.connect_timeout,
         )  # fmt: skip
 
@@ -214,7 +218,7 @@ class Mesh:
         raw = [(key.encode("latin-1"), value.encode("latin-1")) for key, value in (headers or {}).items()]
         call = Call(target, method.upper(), path.encode(), raw, arguments=arguments)
         known, view, stacks = self.snapshot(target), self._view(target), self._stacks_of(target)
-        age = None if known is None else known.age(time.time())
+        age = None if known is None else known.age(self._wall())
         return Explanation(target, f"{call.method} {path}", known, age, view.live, view.problem,
                            ways(view.fleet, call, stacks))  # fmt: skip
 
@@ -402,6 +406,7 @@ class Mesh:
             instances=self._peers, state_dir=lambda: self.settings.state_path,
             caller=self.settings.service, reach=self._reach, template=template,
             recorder=None if self._metered is None else self._metered.calls,
+            clock=self._clock, wall=self._wall,
         )  # fmt: skip
 
     def _reach(self, name: str) -> tuple[ServiceUrl, Next]:
@@ -421,7 +426,7 @@ class Mesh:
         return len(snapshot.instances) if snapshot is not None else 1
 
     def _innermost(self, target: ServiceUrl, picker: Picker | None) -> Next:
-        return innermost(self._view(target), picker or self._default_picker, self._here)
+        return innermost(self._view(target), picker or self._default_picker, self._here, self._clock)
 
     def _view(self, target: ServiceUrl) -> View:
         service = target.name
@@ -429,10 +434,13 @@ class Mesh:
         with self._lock:
             view = self._views.get(service)
             if view is None:
-                fleet = Fleet(service, rules=self._rules, on_eject=self._probe, on_drained=self._discard, on_due=self._judge)
+                fleet = Fleet(service, rules=self._rules, on_eject=self._probe, on_drained=self._discard, on_due=self._judge,
+                              clock=self._clock)  # fmt: skip
                 # The follower settles it sooner; this bound only keeps a call from hanging should the worker be wedged.
                 timeout = self.settings.cold_start_timeout + 2.0
-                view = self._views[service] = View(service, fleet, self._follow, timeout=timeout)
+                view = self._views[service] = View(
+                    service, fleet, self._follow, timeout=timeout, clock=self._clock, wall=self._wall
+                )
             return view
 
     def _all_views(self) -> list[View]:
@@ -451,7 +459,7 @@ class Mesh:
     def _surroundings(self) -> Surroundings:
         settings = self.settings
         store = SnapshotStore(settings.state_path, registry=str(settings.registry), max_age=settings.snapshot_max_age)
-        return Surroundings(settings, self._registry, self._probes, store)
+        return Surroundings(settings, self._registry, self._probes, store, self._clock, self._wall)
 
     async def _registry(self) -> Registry:
         if self._backend is None:

@@ -21,7 +21,8 @@ send
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from meshlib.balance.layer import Balance, Source
@@ -40,9 +41,9 @@ ORDER: Final = (
 )  # fmt: skip
 
 
-def innermost(source: Source, picker: Picker, here: Here) -> Next:
+def innermost(source: Source, picker: Picker, here: Here, clock: Callable[[], float] = time.monotonic) -> Next:
     """What every call passes: failover and balance. ``here`` is who calls."""
-    return compose([Failover(), Balance(source, picker, here=here)])
+    return compose([Failover(), Balance(source, picker, here=here, clock=clock)])
 
 
 class Stack:

@@ -28,7 +28,8 @@ lint: $(VENV)/.installed
 
 types: $(VENV)/.installed
 	$(BIN)/mypy
-	$(BIN)/pyright --pythonpath $(BIN)/python meshlib meshlib_contrib examples tests/typing/consumer.py
+	$(BIN)/pyright --pythonpath $(BIN)/python meshlib meshlib_contrib examples tests/typing/consumer.py \
+		tests/typing/decorators.py tests/typing/mocking.py
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m scripts.generate_docs

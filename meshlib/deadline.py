@@ -7,7 +7,7 @@ two hosts need not agree. Inside a process it is a monotonic time.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final
@@ -21,6 +21,7 @@ LONGEST: Final = 3600.0
 
 _RAW: Final = HEADER.encode("ascii")
 _current: ContextVar[float | None] = ContextVar("meshlib.deadline", default=None)
+_clock: ContextVar[Callable[[], float]] = ContextVar("meshlib.clock", default=time.monotonic)
 
 
 def inherited() -> float | None:
@@ -32,7 +33,23 @@ def inherited() -> float | None:
 def time_left() -> float | None:
     """Seconds (float, 0 when it is over) that whoever called this code still waits, None when nobody said."""
     deadline = _current.get()
-    return None if deadline is None else max(0.0, deadline - time.monotonic())
+    return None if deadline is None else max(0.0, deadline - now())
+
+
+def now() -> float:
+    """The monotonic time by which the deadline of what is being done here is meant."""
+    return _clock.get()()
+
+
+@contextmanager
+def timed_by(clock: Callable[[], float]) -> Iterator[None]:
+    """Within it, deadlines are those of ``clock``: a test's."""
+    before = _clock.get()
+    _clock.set(clock)
+    try:
+        yield
+    finally:
+        _clock.set(before)
 
 
 def enter(deadline: float | None) -> float | None:

@@ -236,6 +236,8 @@ class Given(msgspec.Struct, eq=False, frozen=True):
 
 
 Effect: TypeAlias = Send | Sleep | Wait | Close | Race | Aside | Await
+TIMED = (Sleep, Wait, Race, Aside)
+"""Those in which time passes: an engine with a time of its own performs them itself, by ``perform(effect)``."""
 Flow: TypeAlias = Generator[Effect, Any, Any]
 Next: TypeAlias = Callable[[Call], Flow]
 
@@ -330,6 +332,9 @@ def _send(call: Call, sender: Sender) -> Any:
 
 
 def _perform(effect: Effect, sender: Sender, sleep: Callable[[float], None], answers: list[Any]) -> Any:
+    own = getattr(sender, "perform", None)  # of an engine with a time of its own: see meshlib.testing
+    if own is not None and type(effect) in TIMED:
+        return _collected(own(effect), effect, answers)
     if type(effect) is Sleep:
         return sleep(effect.seconds)
     if type(effect) is Wait:
@@ -344,7 +349,7 @@ def _perform(effect: Effect, sender: Sender, sleep: Callable[[float], None], ans
     if type(effect) is Await:
         raise _refused(effect.awaitable)
     assert type(effect) is Race, effect
-    answers.append(_race(effect, sender))
+    answers.append(raced(effect, Course(effect, sender)))
     return answers[-1]
 
 
@@ -352,6 +357,12 @@ def _refused(awaitable: Any) -> ConfigError:
     name = getattr(awaitable, "__qualname__", type(awaitable).__name__)
     getattr(awaitable, "close", lambda: None)()  # or Python warns that it was never awaited
     return ConfigError(name, "is an async function, and the call is a blocking one", example="def, or an async def method")
+
+
+def _collected(answer: Any, effect: Effect, answers: list[Any]) -> Any:
+    if type(effect) is Race:
+        answers.append(answer)
+    return answer
 
 
 def _forget(answers: list[Any], response: Any) -> None:
@@ -368,7 +379,7 @@ def _wait(effect: Wait) -> bool:
     return True
 
 
-class _Course:
+class Course:
     """A race between threads: what each attempt comes to, until one has won."""
 
     def __init__(self, race: Race, sender: Sender) -> None:
@@ -410,8 +421,9 @@ class _Course:
                 self._sender.drop(response)
 
 
-def _race(race: Race, sender: Sender) -> Any:
-    course, calls, running = _Course(race, sender), iter(race.calls), 0
+def raced(race: Race, course: Course) -> Any:
+    """The first answer of ``course``, whose attempts are begun as ``race`` wants."""
+    calls, running = iter(race.calls), 0
     failure: BaseException | None = None
     try:
         while True:
@@ -484,10 +496,18 @@ async def _asend(call: Call, sender: AsyncSender) -> Any:
     return answer
 
 
-async def _arace(race: Race, sender: AsyncSender) -> Any:
+async def _first(tasks: set[asyncio.Task[Any]], timeout: float | None) -> Iterable[asyncio.Task[Any]]:  # noqa: ASYNC109
+    return (await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED))[0]
+
+
+First: TypeAlias = Callable[[set[asyncio.Task[Any]], float | None], Awaitable[Iterable[asyncio.Task[Any]]]]
+
+
+async def araced(race: Race, sender: AsyncSender, first: First = _first) -> Any:
+    """The first answer of ``race``. ``first(tasks, timeout)`` waits until some of them are done, and returns them."""
     running = set[asyncio.Task[Any]]()
     try:
-        winner = await _awinner(race, sender, running)
+        winner = await _awinner(race, sender, running, first)
     except BaseException:
         await _lose(running, sender)
         raise
@@ -499,7 +519,7 @@ async def _arace(race: Race, sender: AsyncSender) -> Any:
     return winner
 
 
-async def _awinner(race: Race, sender: AsyncSender, running: set[asyncio.Task[Any]]) -> Any:
+async def _awinner(race: Race, sender: AsyncSender, running: set[asyncio.Task[Any]], first: First) -> Any:
     """The first answer; ``running`` has the tasks whose answers, if they come to any, are to be dropped."""
     calls = iter(race.calls)
     failure: BaseException | None = None
@@ -512,9 +532,7 @@ async def _awinner(race: Race, sender: AsyncSender, running: set[asyncio.Task[An
             elif not running:
                 assert failure is not None, "a race without calls"
                 raise failure
-            timeout = None if call is None else race.delay
-            done, _ = await asyncio.wait(running, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
+            for task in await first(running, None if call is None else race.delay):
                 running.discard(task)
                 if task.cancelled() or task.exception() is not None:
                     failure = asyncio.CancelledError() if task.cancelled() else task.exception()
@@ -544,6 +562,9 @@ async def _lose(tasks: set[asyncio.Task[Any]], sender: AsyncSender) -> None:
 
 
 async def _aperform(effect: Effect, sender: AsyncSender, answers: list[Any]) -> Any:
+    own = getattr(sender, "perform", None)
+    if own is not None and type(effect) in TIMED:
+        return _collected(await own(effect), effect, answers)
     if type(effect) is Sleep:
         return await asyncio.sleep(effect.seconds)
     if type(effect) is Wait:
@@ -558,7 +579,7 @@ async def _aperform(effect: Effect, sender: AsyncSender, answers: list[Any]) -> 
     if type(effect) is Await:
         return await effect.awaitable
     assert type(effect) is Race, effect
-    answers.append(await _arace(effect, sender))
+    answers.append(await araced(effect, sender))
     return answers[-1]
 
 

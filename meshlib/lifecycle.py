@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from importlib import import_module
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from meshlib.discovery.address import advertised
 from meshlib.discovery.registration import Reconciler
@@ -23,6 +23,9 @@ from meshlib.model import Instance, Status
 from meshlib.server import InFlight
 from meshlib.settings import Settings
 from meshlib.worker import Worker
+
+if TYPE_CHECKING:
+    from meshlib.management import Standing
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +79,13 @@ class Registration:
     def registrar(self) -> bool:
         """True while this process is the one that keeps the entry."""
         return self._reconciler.registrar and not self._closing.locked() and self._pid == os.getpid()
+
+    @property
+    def hindrance(self) -> str:
+        """Why this process is not ready, in a word, or nothing. That the registry is away is no reason: calls go on."""
+        if self._closing.locked() or self._reconciler.status is not Status.UP:
+            return "draining" if self._closing.locked() else self._reconciler.status.value
+        return "" if self._reconciler.made.done() or self._reconciler.unreachable else "starting"
 
     def drain(self) -> None:
         """List it as draining: consumers use others as long as there are any."""
@@ -141,6 +151,22 @@ class Registration:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def standing(registrations: list[Registration], announced: str | None, *, draining: bool) -> Standing:
+    """How a process stands with the mesh. Not ready are: who leaves, or is in maintenance; who could not register yet
+    (``announced`` says why, None for who is not about to), unless it is the registry that is away. Who was registered once
+    stays ready, whatever becomes of the registry."""
+    from meshlib.management import Component, Standing  # noqa: PLC0415 - not before somebody asks
+
+    reasons = [*(each.hindrance for each in registrations), announced or ""]
+    hindrance = "draining" if draining else next(filter(None, reasons), "")
+    if not registrations:
+        return Standing(hindrance, None if announced is None else Component("UNKNOWN", announced))
+    instance = registrations[0].instance
+    if instance is None:
+        return Standing(hindrance, Component("UNKNOWN", "not accepted yet"))
+    return Standing(hindrance, Component("UP", "", {"instance": str(instance.url), "address": instance.netloc}))
 
 
 def _at_end_of_child(close: Callable[[], None]) -> None:

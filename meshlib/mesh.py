@@ -10,9 +10,9 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import httpx2
 
@@ -51,6 +51,10 @@ from meshlib.settings import Settings
 from meshlib.transport import AsyncEngine, Engine, MakeAsyncTransport, MakeTransport
 from meshlib.worker import Worker
 
+if TYPE_CHECKING:  # what only providers need is loaded when there is one
+    from meshlib.announcement import Announcement, Look
+    from meshlib.management import Management, Standing
+
 log = logging.getLogger(__name__)
 
 C = TypeVar("C")
@@ -71,6 +75,10 @@ class Mesh:
     contacts nobody; close it, or use it as a context manager. Raises :class:`ConfigError`.
     """
 
+    # Monotonic seconds and those since the epoch; a mesh for tests has a time of its own.
+    _clock: Callable[[], float] = staticmethod(time.monotonic)
+    _wall: Callable[[], float] = staticmethod(time.time)
+
     def __init__(
         self,
         settings: Settings | None = None,
@@ -86,16 +94,20 @@ class Mesh:
         self._engine = Engine(self.settings, transport)
         self._async_engine = AsyncEngine(self.settings, async_transport)
         self._worker = Worker()
+        self._management: Management | None = None
+        self.in_flight.on_serving = self._serving
         self._probes = self._make_probes()
         self._backend: Backend | None = open_backend(self.settings)
         self._pid = os.getpid()
         # A view lives while a client holds it or it is watched: hosts that were called once leave nothing behind.
         self._views: weakref.WeakValueDictionary[ServiceUrl, View] = weakref.WeakValueDictionary()
         self._own: View | None = None  # of our own service, once somebody shares a quota with its other instances
-        self._office = Office(self.settings, self.events, self._kv)
+        self._office = Office(self.settings, self.events, self._kv, clock=self._clock, wall=self._wall)
         self._stacks_known: weakref.WeakSet[Stack] = weakref.WeakSet()
         self._registrations: list[Registration] = []
         self._inherited: list[int | None] = []  # ports that the parent of this process had registered
+        self._announcement: Announcement | None = None
+        self._announcing: Look | None = None  # how to see where this process listens, once it serves
         self._lock = threading.Lock()
         self._closing = False
         self._default_picker = named(self.settings.picker, source=self.settings.sources.get("picker", "default"))
@@ -126,7 +138,7 @@ class Mesh:
 
         self.prefetch(target)
         return implement(  # type: ignore[no-any-return]
-            cls, target, stack, SyncStub(self._engine, time.monotonic), AsyncStub(self._async_engine, time.monotonic),
+            cls, target, stack, SyncStub(self._engine, self._clock), AsyncStub(self._async_engine, self._clock),
             timeout=self.settings.timeout, connect=self.settings.connect_timeout,
         )  # fmt: skip
 
@@ -183,6 +195,16 @@ class Mesh:
         """The live view of a service: its snapshot, whether it is live, and if not, why."""
         return self._view(ServiceUrl.parse(name, namespace=self.settings.namespace))
 
+    def services(self, *, timeout: float | None = None) -> list[str]:
+        """The names of all services of ``MESH_NAMESPACE``, asked of the registry now. Raises :class:`RegistryError`, and
+        TimeoutError after ``timeout`` seconds (default: what the registry itself has, and a second)."""
+
+        async def asked() -> list[str]:
+            return await (await self._registry()).services(self.settings.namespace)
+
+        self._check_pid()
+        return self._worker.spawn(asked).result(self.settings.registry_timeout + 1.0 if timeout is None else timeout)
+
     def explain(
         self,
         name: str | ServiceUrl,
@@ -199,7 +221,7 @@ class Mesh:
         raw = [(key.encode("latin-1"), value.encode("latin-1")) for key, value in (headers or {}).items()]
         call = Call(target, method.upper(), path.encode(), raw, arguments=arguments)
         known, view, stacks = self.snapshot(target), self._view(target), self._stacks_of(target)
-        age = None if known is None else known.age(time.time())
+        age = None if known is None else known.age(self._wall())
         return Explanation(target, f"{call.method} {path}", known, age, view.live, view.problem,
                            ways(view.fleet, call, stacks))  # fmt: skip
 
@@ -238,8 +260,14 @@ class Mesh:
         if not self.settings.service:
             raise ConfigError("MESH_SERVICE", "is not set, so there is no name to register", example="orders")
         lifecycle.check_port(port)
+        self._silence()  # whoever says the port needs nobody to look for it
+        return self._register(port)
+
+    def _register(self, port: int | None) -> Registration:
         self._check_pid()
         lifecycle.check_once(self.settings, port, [each.port for each in self._registrations], _named_alike(self.settings))
+        if self.settings.management_port:
+            self.management.open()
         reconciler = Reconciler(self.settings, self._registry, port=port, generation=secrets.token_hex(8))
         registration = Registration(
             reconciler, self._worker, self.in_flight, self.settings, self._left, port=port
@@ -249,30 +277,71 @@ class Mesh:
             self._share(port)
         return registration
 
+    @property
+    def management(self) -> Management:
+        """The management endpoints of this process, and its health checks: ``mesh.management.check("database", ping)``."""
+        from meshlib.management import Management  # noqa: PLC0415 - see above
+
+        with self._lock:
+            if self._management is None:
+                metrics = self.metrics if self.settings.management_metrics == "on" else None
+                self._management = Management(
+                    self.settings, self._worker, self._standing, touched=self.in_flight.serving, metrics=metrics
+                )
+            return self._management
+
+    def announce(self, look: Look | None = None, *, at_once: bool = True) -> None:
+        """Register with the port on which this process really listens, as soon as it does: :meth:`register` for servers that
+        do not tell theirs. It does nothing without ``MESH_SERVICE``. With ``at_once=False`` it begins when the first request
+        comes, or the ASGI lifespan has started. Where ``MESH_PORT`` is another port, or is not set and this process listens on
+        several, nothing is registered, and the log says so. Call it as often as you like."""
+        if not self.settings.service or self._announcement is not None or self._registrations:
+            return
+        from meshlib.announcement import Announcement, listening  # noqa: PLC0415 - see above
+
+        self._check_pid()
+        self._announcing = look = look or listening
+        if at_once:
+            self._announcement = Announcement(self.settings, self._worker, self._register, look)
+        else:
+            self.in_flight.on_serving = self._serving
+
     def listen(self, port: int | None = None, *, backlog: int = 2048) -> socket.socket:
         """A socket that listens on ``MESH_HOST`` and ``port`` (default ``MESH_PORT``; 0 lets the system choose). Raises
         :class:`PortInUse`."""
         return lifecycle.listen(self.settings, port, backlog=backlog)
 
-    def wsgi(self, app: server.WsgiApp) -> server.WsgiApp:
+    def wsgi(self, app: server.WsgiApp, *, management: bool = True) -> server.WsgiApp:
         """``app`` as a provider: its requests are counted, so that closing a registration waits for them, and their deadlines
-        bound the calls made for them."""
+        bound the calls made for them. Beside it, the management endpoints are served, unless ``management`` is false."""
         served = server.wsgi(server.timed_wsgi(app), self.in_flight)
-        return served if self._metered is None else counted_wsgi(served, self._metered.requests)
+        served = served if self._metered is None else counted_wsgi(served, self._metered.requests)
+        return self.management.wsgi(served) if management else served
 
-    def asgi(self, app: server.AsgiApp) -> server.AsgiApp:
-        """The same for ASGI; when the server tells its lifespan's end, registrations are closed."""
+    def asgi(
+        self, app: server.AsgiApp, *, management: bool = True, own: Callable[[], Collection[str]] = tuple
+    ) -> server.AsgiApp:
+        """The same for ASGI; when the server tells its lifespan's end, registrations are closed. Paths that ``own()`` names
+        are the app's, even if a management endpoint has the same."""
         served = server.asgi(server.timed_asgi(app), self.in_flight, self._stopped)
-        return served if self._metered is None else counted_asgi(served, self._metered.requests)
+        served = served if self._metered is None else counted_asgi(served, self._metered.requests)
+        return self.management.asgi(served, own) if management else served
 
     # -- lifecycle
+
+    def leave(self) -> None:
+        """Close all registrations (see :meth:`Registration.close`), and make no more; calls go on."""
+        self._silence()
+        for registration in list(self._registrations):
+            registration.close()
 
     def close(self) -> None:
         """Close registrations (see :meth:`Registration.close`), the control plane and connections. It can be used again.
         Calls made meanwhile go on with what is known; a second close meanwhile returns at once."""
         self._check_pid()
-        for registration in list(self._registrations):
-            registration.close()
+        self.leave()
+        if self._management is not None:
+            self._management.close()
         with self._lock:
             if self._closing:
                 return
@@ -348,6 +417,7 @@ class Mesh:
             instances=self._peers, state_dir=lambda: self.settings.state_path,
             caller=self.settings.service, reach=self._reach, template=template,
             recorder=None if self._metered is None else self._metered.calls,
+            clock=self._clock, wall=self._wall,
         )  # fmt: skip
 
     def _reach(self, name: str) -> tuple[ServiceUrl, Next]:
@@ -367,7 +437,7 @@ class Mesh:
         return len(snapshot.instances) if snapshot is not None else 1
 
     def _innermost(self, target: ServiceUrl, picker: Picker | None) -> Next:
-        return innermost(self._view(target), picker or self._default_picker, self._here)
+        return innermost(self._view(target), picker or self._default_picker, self._here, self._clock)
 
     def _view(self, target: ServiceUrl) -> View:
         service = target.name
@@ -375,10 +445,13 @@ class Mesh:
         with self._lock:
             view = self._views.get(service)
             if view is None:
-                fleet = Fleet(service, rules=self._rules, on_eject=self._probe, on_drained=self._discard, on_due=self._judge)
+                fleet = Fleet(service, rules=self._rules, on_eject=self._probe, on_drained=self._discard, on_due=self._judge,
+                              clock=self._clock)  # fmt: skip
                 # The follower settles it sooner; this bound only keeps a call from hanging should the worker be wedged.
                 timeout = self.settings.cold_start_timeout + 2.0
-                view = self._views[service] = View(service, fleet, self._follow, timeout=timeout)
+                view = self._views[service] = View(
+                    service, fleet, self._follow, timeout=timeout, clock=self._clock, wall=self._wall
+                )
             return view
 
     def _all_views(self) -> list[View]:
@@ -397,7 +470,9 @@ class Mesh:
     def _surroundings(self) -> Surroundings:
         settings = self.settings
         store = SnapshotStore(settings.state_path, registry=str(settings.registry), max_age=settings.snapshot_max_age)
-        return Surroundings(settings, self._registry, self._probes, store, beside=self._office.follow)
+        return Surroundings(
+            settings, self._registry, self._probes, store, self._clock, self._wall, beside=self._office.follow
+        )  # fmt: skip
 
     async def _opened(self) -> Backend:
         if self._backend is None:
@@ -431,6 +506,26 @@ class Mesh:
         self._engine.discard(endpoint)
         self._async_engine.discard(endpoint)
 
+    def _standing(self) -> Standing:
+        announced = None if self._announcement is None else self._announcement.problem
+        return lifecycle.standing(list(self._registrations), announced, draining=self.in_flight.draining)
+
+    def _serving(self) -> None:
+        """The first request came, or the server has started."""
+        self._join()
+        if self._announcing is not None:
+            self.announce(self._announcing)
+        try:
+            if self.settings.management_port:
+                self.management.open()
+        except ConfigError as problem:
+            log.error("the management endpoints are not served: %s", problem)  # noqa: TRY400 - it says all
+
+    def _silence(self) -> None:
+        announced, self._announcement = self._announcement, None
+        if announced is not None:
+            announced.cancel()
+
     def _join(self) -> None:
         """This process, forked from one that was registered, serves: it is one of them. One that only computes is none, and
         does not keep what nobody serves any more."""
@@ -457,6 +552,7 @@ class Mesh:
         self._worker.report(self._shelf.run)
 
     async def _stopped(self) -> None:
+        self._silence()
         for registration in list(self._registrations):
             await asyncio.to_thread(registration.stopped)
 
@@ -484,8 +580,11 @@ class Mesh:
         self._probes = self._make_probes()
         self._inherited += [registration.port for registration in self._registrations]
         self._registrations = []
+        self._announcement = None
         self.in_flight.forked()
-        self.in_flight.on_serving = self._join if self._inherited else None
+        self.in_flight.on_serving = self._serving
+        if self._management is not None:
+            self._management.forked()
         self._closing = False
         for view in self._all_views():
             view.abandon()

@@ -189,7 +189,7 @@ def timed_wsgi(app: WsgiApp) -> WsgiApp:
             start_response("504 Gateway Timeout", [("Content-Type", _PROBLEM), ("Content-Length", str(len(_TOO_LATE)))])
             return [_TOO_LATE]
         # Set even when it is none: a thread serves one request after the other, and a body may not have been closed.
-        before = deadline.enter(None if left is None else time.monotonic() + left)
+        before = deadline.enter(None if left is None else deadline.now() + left)
         try:
             body = app(environ, start_response)
         except BaseException:
@@ -215,7 +215,7 @@ def timed_asgi(app: AsgiApp) -> AsgiApp:
             await send({"type": "http.response.start", "status": 504, "headers": headers})
             await send({"type": "http.response.body", "body": _TOO_LATE})
             return
-        with deadline.until(None if left is None else time.monotonic() + left):
+        with deadline.until(None if left is None else deadline.now() + left):
             await app(scope, receive, send)
 
     return wrapped

@@ -77,7 +77,8 @@ class Settings:
     ttl: float = _knob(15.0, read.seconds, "Seconds after which an instance that stopped heartbeating is gone; a heartbeat "
                        "is sent every third of it.", "30")  # fmt: skip
     check: str = _knob("ttl", read.choice("ttl", "http"), "Consul: `ttl`, or `http` to have Consul probe us.", "http")
-    health_path: str = _knob("/actuator/health", read.url_path, "Path Consul probes with `check=http`.", "/healthz")
+    health_path: str = _knob("", read.url_path, "Path of the app that Consul probes with `check=http`; default: the health "
+                             "that we serve, `/actuator/health`.", "/healthz")  # fmt: skip
     state_dir: str = _knob("", read.text, "Directory of the disk snapshots, and of the locks by which processes that serve "
                            "the same port have one entry; default below the user's state directory.",
                            "/var/lib/shop")  # fmt: skip
@@ -122,6 +123,17 @@ class Settings:
     drain_wait: float = _knob(0.0, read.pause, "Seconds between deregistering and refusing work, beyond what the "
                               "registry needs to tell everybody; 35 where Spring Cloud apps call.", "35")  # fmt: skip
     drain_timeout: float = _knob(30.0, read.pause, "Seconds that calls in flight have to finish on shutdown.", "10")
+    management: str = _knob("on", read.choice("on", "off"), "Serve the management endpoints (`/healthz`, `/readyz`, "
+                            "`/actuator/health`, `/actuator/info`).", "off")  # fmt: skip
+    management_path: str = _knob("", read.prefix, "What their paths begin with.", "/ops")
+    management_port: int = _knob(0, read.port, "A port of their own, at MESH_HOST; 0: where the app is served.", "9090")
+    management_token: Secret | None = _knob(None, read.secret, "Bearer token for details of the health, for info and metrics; "
+                                            "bare statuses need none.", "6c1e…")  # fmt: skip
+    management_token_file: str = _knob("", read.file, "File with that token; read again when it changes.",
+                                       "/run/secrets/management")  # fmt: skip
+    management_allow: tuple[str, ...] = _knob((), read.networks, "Networks whose hosts may ask them anything; default: all.",
+                                              "127.0.0.0/8,10.0.0.0/8")  # fmt: skip
+    management_metrics: str = _knob("off", read.choice("on", "off"), "Serve `/metrics` for Prometheus beside them.", "on")
     sources: Mapping[str, str] = field(default_factory=lambda: NO_LABELS, compare=False, repr=False)
 
     if TYPE_CHECKING:
@@ -186,6 +198,18 @@ class Settings:
         return Secret(path=self.registry_password_file) if self.registry_password_file else self.registry_password
 
     @property
+    def management_secret(self) -> Secret | None:
+        """The management token, from its text or its file."""
+        return Secret(path=self.management_token_file) if self.management_token_file else self.management_token
+
+    def health_url(self, scheme: str, host: str, port: int) -> str:
+        """Where the health of the instance at ``host`` and ``port`` is asked for, by who probes it."""
+        own, path = self.management_port, self.health_path or f"{self.management_path}/actuator/health"
+        if own and not self.health_path:
+            scheme, port = "http", own
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{path}"
+
+    @property
     def state_path(self) -> Path:
         """The state directory, with its default."""
         return Path(self.state_dir or default_state_dir())
@@ -236,7 +260,7 @@ def table() -> str:
     rows = ["| variable | default | meaning | example |", "|---|---|---|---|"]
     for knob in knobs():
         default = knob.metadata["default"]
-        default = "" if default in ("", None, NO_LABELS) else f"`{default}`"
+        default = "" if default in ("", None, (), NO_LABELS) else f"`{default}`"
         rows.append(f"| `{env_name(knob.name)}` | {default} | {knob.metadata['doc']} | `{knob.metadata['example']}` |")
     return "\n".join(rows)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any, Final, TypeAlias
 
 import httpx2
@@ -30,6 +30,7 @@ from meshlib.settings import Settings
 
 MakeTransport: TypeAlias = Callable[[Instance], httpx2.BaseTransport]
 MakeAsyncTransport: TypeAlias = Callable[[Instance], httpx2.AsyncBaseTransport]
+Clock: TypeAlias = Callable[[], float]
 
 BUFFER: Final = "meshlib.buffer"
 """Request extension: read the whole body as part of the attempt, so that a connection lost in it can be failed over."""
@@ -109,16 +110,16 @@ def hold(response: Any, call: Call) -> None:
         response.stream = Held(response.stream, call)
 
 
-def hasten(call: Call) -> None:
+def hasten(call: Call, now: float) -> None:
     """Leave reading a body no more time than the call has."""
     timeouts = call.extensions.get("timeout")
     if call.deadline is not None and timeouts:
-        timeouts["read"] = max(0.001, min(timeouts.get("read") or INFINITE, call.deadline - time.monotonic()))
+        timeouts["read"] = max(0.001, min(timeouts.get("read") or INFINITE, call.deadline - now))
 
 
-def check(call: Call) -> None:
+def check(call: Call, now: float) -> None:
     """Raise :class:`DeadlineExceeded` when the call has no time left: a body may trickle in for ever."""
-    if call.deadline is not None and time.monotonic() > call.deadline:
+    if call.deadline is not None and now > call.deadline:
         raise late(call)
 
 
@@ -129,32 +130,32 @@ def late(call: Call) -> DeadlineExceeded:
     return DeadlineExceeded(text, service=call.target, instance=instance)
 
 
-def _collect(stream: Any, call: Call) -> bytes:
+def _collect(stream: Any, call: Call, clock: Clock) -> bytes:
     chunks = []
     try:
-        hasten(call)
+        hasten(call, clock())
         for chunk in stream:
             chunks.append(chunk)
-            check(call)
+            check(call, clock())
     finally:
         stream.close()
     return b"".join(chunks)
 
 
-async def _exchange(pool: httpx2.AsyncBaseTransport, request: httpx2.Request, call: Call) -> httpx2.Response:
+async def _exchange(pool: httpx2.AsyncBaseTransport, request: httpx2.Request, call: Call, clock: Clock) -> httpx2.Response:
     response = await pool.handle_async_request(request)
     if BUFFER in call.extensions and not response.is_closed:
-        response.stream = httpx2.ByteStream(await _acollect(response.stream, call))
+        response.stream = httpx2.ByteStream(await _acollect(response.stream, call, clock))
     return response
 
 
-async def _acollect(stream: Any, call: Call) -> bytes:
+async def _acollect(stream: Any, call: Call, clock: Clock) -> bytes:
     chunks = []
     try:
-        hasten(call)
+        hasten(call, clock())
         async for chunk in stream:
             chunks.append(chunk)
-            check(call)
+            check(call, clock())
     finally:
         await stream.aclose()
     return b"".join(chunks)
@@ -163,7 +164,8 @@ async def _acollect(stream: Any, call: Call) -> bytes:
 class Engine:
     """Performs calls in the caller's thread."""
 
-    def __init__(self, settings: Settings, make: MakeTransport | None = None) -> None:
+    def __init__(self, settings: Settings, make: MakeTransport | None = None, clock: Clock | None = None) -> None:
+        self._clock = clock or time.monotonic
         self._addressing = Addressing(settings)
         self._make = make or (lambda instance: httpx2.HTTPTransport(**self._addressing.options(instance)))
         self._pools: dict[Endpoint, httpx2.BaseTransport] = {}
@@ -179,7 +181,7 @@ class Engine:
         try:
             response = pool.handle_request(request)
             if BUFFER in call.extensions and not response.is_closed:
-                response.stream = httpx2.ByteStream(_collect(response.stream, call))
+                response.stream = httpx2.ByteStream(_collect(response.stream, call, self._clock))
         except httpx2.HTTPError as problem:
             raise translate(problem, call) from problem
         response.request = request
@@ -219,12 +221,14 @@ class Engine:
 class AsyncEngine:
     """Performs calls in asyncio tasks, with connection pools per event loop: a socket belongs to its loop."""
 
-    def __init__(self, settings: Settings, make: MakeAsyncTransport | None = None) -> None:
+    def __init__(self, settings: Settings, make: MakeAsyncTransport | None = None, clock: Clock | None = None) -> None:
+        self._clock = clock or time.monotonic
         self._addressing = Addressing(settings)
         self.make = make or (lambda instance: httpx2.AsyncHTTPTransport(**self._addressing.options(instance)))
         self._loops: dict[asyncio.AbstractEventLoop, dict[Endpoint, httpx2.AsyncBaseTransport]] = {}
 
     hold = staticmethod(hold)
+    _limit: Callable[[float], AbstractAsyncContextManager[object]] = staticmethod(asyncio.timeout)
 
     async def send(self, call: Call) -> httpx2.Response:
         """See :class:`meshlib.flow.AsyncSender`."""
@@ -239,11 +243,11 @@ class AsyncEngine:
         request = self._addressing.request(call)
         try:
             if call.deadline is None:
-                response = await _exchange(pool, request, call)
+                response = await _exchange(pool, request, call, self._clock)
             else:
                 # The engine's own time-outs speak first where nothing comes at all; this one ends what trickles.
-                async with asyncio.timeout(call.deadline + TRICKLE - time.monotonic()):
-                    response = await _exchange(pool, request, call)
+                async with self._limit(call.deadline + TRICKLE - self._clock()):
+                    response = await _exchange(pool, request, call, self._clock)
         except httpx2.HTTPError as problem:
             raise translate(problem, call) from problem
         except TimeoutError as problem:

@@ -101,6 +101,22 @@ def url_path(value: str) -> str:
     return value
 
 
+def prefix(value: str) -> str:
+    return url_path(value).rstrip("/")
+
+
+def networks(value: str | Iterable[str]) -> tuple[str, ...]:
+    parts = value.split(",") if isinstance(value, str) else value
+    return tuple(_network(str(part).strip()) for part in parts if str(part).strip())
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError as problem:
+        raise ValueError(f"{text[:64]!r} is no network: {problem}") from None
+
+
 def probe(value: str) -> str:
     return value if value == "tcp" else url_path(value)
 

@@ -110,7 +110,7 @@ class Worker:
         if loop is None or running is None:  # another thread is stopping it
             return
         ending: set[object] = set()
-        loop.call_soon_threadsafe(lambda: ending.add(loop.create_task(_finish(last))))
+        loop.call_soon_threadsafe(lambda: ending.add(loop.create_task(finish(last))))
         running.join(timeout)
         if running.is_alive():
             log.warning("the thread %s did not stop within %g s", self.name, timeout)
@@ -132,7 +132,8 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
     loop.close()
 
 
-async def _finish(last: Work[object] | None) -> None:
+async def finish(last: Work[object] | None) -> None:
+    """On the loop: cancel what runs there, run ``last()``, stop it."""
     try:
         await _cancel_all()
         if last is not None:

@@ -137,9 +137,9 @@ class ConsulRegistry:
         check = {"DeregisterCriticalServiceAfter": seconds(max(60.0, 20 * ttl))}
         if self._settings.check == "ttl":
             return {"TTL": seconds(ttl), **check}
-        path = f"/{self._settings.health_path.lstrip('/')}"
+        url = self._settings.health_url(instance.scheme, instance.host, instance.port)
         interval = seconds(max(1.0, ttl / 3))
-        return {"HTTP": f"{instance.scheme}://{instance.netloc}{path}", "Interval": interval, "Timeout": interval, **check}
+        return {"HTTP": url, "Interval": interval, "Timeout": interval, **check}
 
     async def _maintain(self, instance: Instance, before: dict[str, Any]) -> None:
         """Tell Consul, for those who read it without knowing our Meta. What an operator ordered is not undone."""

@@ -21,6 +21,7 @@ send
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -41,9 +42,9 @@ ORDER: Final = (
 )  # fmt: skip
 
 
-def innermost(source: Source, picker: Picker, here: Here) -> Next:
+def innermost(source: Source, picker: Picker, here: Here, clock: Callable[[], float] = time.monotonic) -> Next:
     """What every call passes: failover and balance. ``here`` is who calls."""
-    return compose([Failover(), Balance(source, picker, here=here)])
+    return compose([Failover(), Balance(source, picker, here=here, clock=clock)])
 
 
 class Stack:

@@ -24,7 +24,7 @@ from meshlib.discovery.address import advertised, source_address, suspicious
 from meshlib.discovery.follow import backoff
 from meshlib.discovery.siblings import Alone, Group, Record, Standing, siblings_of
 from meshlib.discovery.succession import successor_expected
-from meshlib.errors import MeshError, RegistryError
+from meshlib.errors import MeshError, RegistryError, RegistryUnavailable
 from meshlib.model import Instance, Status, parse_host
 from meshlib.settings import Settings
 
@@ -71,6 +71,11 @@ class Reconciler:
         self.made: Future[Instance] = Future()
         self.problem = ""
         self._told: type[MeshError] | None = None
+
+    @property
+    def unreachable(self) -> bool:
+        """True while the registry does not answer."""
+        return self._told is not None and issubclass(self._told, RegistryUnavailable)
 
     def start(self) -> None:
         """Begin to reconcile."""
@@ -128,7 +133,7 @@ class Reconciler:
         try:
             source = await asyncio.to_thread(source_address, registry.routes)
         except OSError as problem:
-            raise RegistryError(f"no route to the registry, so no address to advertise: {problem}") from problem
+            raise RegistryUnavailable(f"no route to the registry, so no address to advertise: {problem}") from problem
         host, port = advertised(self._settings, self._port, source)
         if warning := suspicious(host, registry.routes):
             log.warning("%s", warning)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
+
+from meshlib.discovery.listening import table
 
 
 def successor_expected(port: int) -> bool:
@@ -20,7 +21,7 @@ def successor_expected(port: int) -> bool:
         return False
     parent = Path(f"/proc/{os.getppid()}/fd")
     try:
-        listening = {f"socket:[{inode}]" for inode in _listening(port)}
+        listening = {inode for inode, listener in table() if listener.port == port}
         return bool(listening) and any(_target(link) in listening for link in parent.iterdir())
     except OSError:
         return False
@@ -31,13 +32,3 @@ def _target(link: Path) -> str:
         return os.readlink(link)
     except FileNotFoundError:  # closed just now
         return ""
-
-
-def _listening(port: int) -> Iterator[str]:
-    """The inodes of the TCP sockets that listen at ``port``."""
-    for table in ("tcp", "tcp6"):
-        path = Path("/proc/self/net") / table
-        for line in path.read_text(encoding="ascii").splitlines()[1:] if path.exists() else ():
-            _, local, _, state, *rest = line.split()
-            if state == "0A" and int(local.rpartition(":")[2], 16) == port:
-                yield rest[5]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
@@ -29,9 +30,18 @@ STAND_BY: Final = 1.0
 class Office:
     """Keeps the books. ``kv`` gives the store of a mesh, None where its registry has none."""
 
-    def __init__(self, settings: Settings, events: Events, kv: Callable[[], Awaitable[KeyValue | None]]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        events: Events,
+        kv: Callable[[], Awaitable[KeyValue | None]],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self._settings, self._events = settings, events
-        self._around = Around(kv, PolicyStore(settings.state_path, registry=str(settings.registry)))
+        store = PolicyStore(settings.state_path, registry=str(settings.registry), clock=wall)
+        self._around = Around(kv, store, clock, wall)
         # A book lives while a stack is governed by it, or it is followed.
         self._books: weakref.WeakValueDictionary[ServiceUrl, Book] = weakref.WeakValueDictionary()
         self._of: weakref.WeakKeyDictionary[Any, Book] = weakref.WeakKeyDictionary()
@@ -66,7 +76,8 @@ class Office:
         known = self._known(service)
         if known is not None:
             return known
-        book = Book(service.name, events=self._events, max_age=self._settings.policy_max_age)
+        max_age, clock = self._settings.policy_max_age, self._around.clock
+        book = Book(service.name, events=self._events, max_age=max_age, clock=clock)
         begin(book, self._around)  # not under the lock: two may do it, and one of them is thrown away
         with self._lock:
             return self._books.setdefault(service.name, book)
@@ -99,7 +110,7 @@ class Office:
                 if kv is None:
                     raise ConfigError("MESH_REGISTRY", f"{settings.registry.scheme}:// has no key-value store, so there are no "
                                       "policy documents", example="consul://10.0.0.1:8500")  # fmt: skip
-                return await work(Policies(kv, namespace=settings.namespace))
+                return await work(Policies(kv, namespace=settings.namespace, wall=self._around.wall))
 
             return spawn(operate).result(PATIENCE * settings.registry_timeout)
 

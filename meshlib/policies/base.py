@@ -22,6 +22,7 @@ from meshlib.metrics.recorder import Recorder
 from meshlib.model import ServiceUrl
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 POLICIES = "__mesh_policies__"
 """Attribute of a declared method or class with the policies put on it, outermost first."""
@@ -131,14 +132,14 @@ class Policy:
         """Raise :class:`ConfigError` if it cannot stand on ``where``, a function or declared method with these ``arguments``,
         which runs in an event loop if it ``awaits``, and is a generator if it ``yields``."""
 
-    def __call__(self, target: T) -> T:
-        """As a decorator: of a declared method or client, which its calls then pass, or of any function."""
+    def __call__(self, target: F) -> F:
+        """As a decorator: of a declared method or client, which its calls then pass, or of any function, whose type stays."""
         from meshlib.policies.functions import govern  # noqa: PLC0415 - it needs this module
 
         if isinstance(target, type) or hasattr(target, "__mesh_endpoint__"):
             setattr(target, POLICIES, (self, *vars(target).get(POLICIES, ())))
-            return target
-        return govern(target, self)  # type: ignore[return-value, arg-type]
+            return target  # pyright: ignore[reportReturnType] - a class is callable, too
+        return govern(target, self)  # type: ignore[return-value]
 
 
 def checked(policies: Iterable[Any], where: str) -> tuple[Policy, ...]:

@@ -29,7 +29,7 @@ class FakeClock:
         self.now += seconds
 
 
-class _Selector(selectors.BaseSelector):
+class Selector(selectors.BaseSelector):
     """Where a loop would wait for ``timeout`` seconds, the clock jumps by them instead."""
 
     def __init__(self, clock: FakeClock) -> None:
@@ -66,8 +66,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     ``to_thread`` takes no time of the clock, unless the thread is at it for longer than :data:`THREADS` real seconds (it may be
     waiting for a timer)."""
 
-    def __init__(self, clock: FakeClock) -> None:
-        self._fake, self._waiting = clock, _Selector(clock)
+    def __init__(self, clock: FakeClock, selector: Selector | None = None) -> None:
+        self._fake, self._waiting = clock, selector or Selector(clock)
         super().__init__(self._waiting)
         # Timers this near are due: at the size of today's wall-clock times, a float cannot tell a nanosecond.
         self._clock_resolution = 1e-6

@@ -40,9 +40,9 @@ def test_in_a_child(case: str, expected: str) -> None:
 
 
 def test_where_nothing_tells_it_is_not_expected(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: int) -> None:
+    def refuse() -> None:
         raise PermissionError
 
     monkeypatch.setitem(sys.modules, "gunicorn.arbiter", sys)
-    monkeypatch.setattr(succession, "_listening", refuse)
+    monkeypatch.setattr(succession, "table", refuse)
     assert not succession.successor_expected(80)

@@ -27,10 +27,56 @@ def test_snippet_runs(block: str, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-W", "error", "snippet.py"], cwd=tmp_path, check=True, timeout=30)
 
 
-def test_quick_start(tmp_path: Path) -> None:
-    assert set(FILES) == {"provider.py", "consumer.py"}
+def written(room: Path) -> None:
     for name, content in FILES.items():
-        (tmp_path / name).write_text(content)
+        (room / name).write_text(content)
+
+
+def commands() -> list[list[str]]:
+    """The shell blocks that serve a framework's provider, and call it."""
+    blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    return [block.splitlines() for block in blocks if "_provider" in block]
+
+
+@pytest.mark.parametrize("lines", commands(), ids=lambda lines: lines[0].split()[1])
+def test_framework(lines: list[str], tmp_path: Path) -> None:
+    """As it stands there, but for the ports, and for waiting until it is there."""
+    written(tmp_path)
+    ports = {port: str(free_port()) for port in ("5001", "5002")}
+    env = {
+        **os.environ,
+        "MESH_STATE_DIR": str(tmp_path / "state"),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    *servers, pause, last = [re.sub("500[12]", lambda found: ports[found[0]], line) for line in lines]
+    assert pause.startswith("sleep ")
+    running = [start(line.removesuffix(" &"), tmp_path, env) for line in servers]
+
+    def answered() -> bool:
+        done = subprocess.run(last.split(), cwd=tmp_path, env=env, capture_output=True, text=True, timeout=30, check=False)
+        return "tea" in done.stdout and "7" in done.stdout
+
+    try:
+        eventually(answered, within=30, what=f"{last} shows the order")
+    finally:
+        for each in running:
+            each.terminate()
+            each.wait()
+
+
+def start(line: str, room: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:
+    own = dict(word.split("=", 1) for word in line.split() if word.startswith("MESH_"))
+    words = [word for word in line.split() if not word.startswith("MESH_")]
+    return subprocess.Popen(words, cwd=room, env={**env, **own}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def test_every_file_of_the_readme_is_run() -> None:
+    ran = "\n".join(line for lines in commands() for line in lines)
+    assert {name for name in FILES if name.removesuffix(".py") not in ran} <= {"provider.py", "consumer.py"}
+
+
+def test_quick_start(tmp_path: Path) -> None:
+    written(tmp_path)
     env = {**os.environ, "MESH_STATE_DIR": str(tmp_path / "state")}
     providers = [
         subprocess.Popen(

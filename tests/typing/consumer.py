@@ -8,7 +8,9 @@ from typing import Annotated, Protocol, TypedDict
 
 import httpx2
 
-from meshlib import Header, Mesh, Query, ServiceUrl, delete, get, post, service_client
+from meshlib import Header, Mesh, Query, ServiceUrl, delete, get, post, rate_limit, service_client
+from meshlib_contrib.fastapi import Client
+from meshlib_contrib.flask import MeshFlask
 
 
 @dataclass
@@ -103,3 +105,13 @@ def with_a_mesh() -> int:
 
 def with_a_fake() -> int:
     return total(FakeOrders())
+
+
+@rate_limit("100/s")
+async def route(id: int, orders: Annotated[Orders, Client(Orders)]) -> Order:
+    return orders.fetch(id)
+
+
+def in_flask() -> int:
+    orders: Orders = MeshFlask().client(Orders)
+    return total(orders)

@@ -57,10 +57,31 @@ ALLOWED: dict[str, set[str]] = {
     | {"answers", "deadline", "events", "flow", "balance", "outcome", "policies", "subsets", "text", "transport"},
     "mounts": SETTINGS | {"answers", "deadline", "flow", "balance", "client", "policies", "requests", "transport"},
     "server": FLOW | {"deadline", "security", "policies"},
-    "testing": FLOW,
-    "lifecycle": SETTINGS | {"discovery", "server", "worker"},
+    # A mesh for tests is a mesh: only what tests are made of has nobody above it.
+    "testing": SETTINGS
+    | {
+        "backends",
+        "background",
+        "balance",
+        "client",
+        "deadline",
+        "discovery",
+        "flow",
+        "mesh",
+        "mounts",
+        "policies",
+        "server",
+        "threads",
+        "transport",
+        "worker",
+    },
+    "_version": set(),
+    "management": SETTINGS | {"_version", "server", "threads", "worker"},
+    "announcement": SETTINGS | {"discovery", "worker"},
+    "lifecycle": SETTINGS | {"discovery", "management", "server", "worker"},
     "mesh": SETTINGS
     | {
+        "announcement",
         "backends",
         "balance",
         "client",
@@ -71,6 +92,7 @@ ALLOWED: dict[str, set[str]] = {
         "metrics",
         "policies",
         "lifecycle",
+        "management",
         "mounts",
         "server",
         "transport",
@@ -201,6 +223,8 @@ def test_using_it_loads_no_backend_and_no_extra() -> None:
         "semantic_version",
         "meshlib.backends.local",
         "meshlib.backends.consul",
+        "meshlib.announcement",
+        "meshlib.management",
         "meshlib.testing",
     }
     assert not names & heavy

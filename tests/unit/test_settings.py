@@ -67,6 +67,13 @@ GOOD: dict[str, list[tuple[str, Any]]] = {
     "tls_key": [],
     "drain_wait": [("35", 35.0), ("0", 0.0)],
     "drain_timeout": [("10", 10.0), ("0", 0.0)],
+    "management": [("off", "off")],
+    "management_path": [("/ops/", "/ops"), ("/", "")],
+    "management_port": [("9090", 9090)],
+    "management_token": [],
+    "management_token_file": [(HERE, HERE)],
+    "management_allow": [("10.0.0.0/8, ::1,", ("10.0.0.0/8", "::1/128"))],
+    "management_metrics": [("on", "on")],
 }
 
 NOT_SECONDS = [
@@ -177,6 +184,17 @@ BAD: dict[str, list[tuple[str, str]]] = {
     "tls_key": NO_FILE,
     "drain_wait": NOT_SECONDS,
     "drain_timeout": NOT_SECONDS,
+    "management": [("yes", "none of on, off")],
+    "management_path": [("ops", "no path")],
+    "management_port": [("http", "not a port")],
+    "management_token": [],
+    "management_token_file": NO_FILE,
+    "management_allow": [
+        ("10.0.0.0/99", "'10.0.0.0/99' is no network"),
+        ("10.0.0.1/8", "host bits set"),
+        ("all", "no network"),
+    ],
+    "management_metrics": [("yes", "none of on, off")],
 }
 
 

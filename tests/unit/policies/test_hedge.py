@@ -17,8 +17,7 @@ from meshlib.policies import RetryBudget, hedge, retry
 from meshlib.policies.base import Site
 from meshlib.policies.failover import Failover
 from meshlib.policies.hedge import Latencies
-from meshlib.testing import FakeClock, Reply, play, run_virtual
-from meshlib.testing.play import Played
+from meshlib.testing import FakeClock, Played, Reply, play, run_virtual
 from tests.unit.flows import Answer, FakeSource, Script, call_to, fleet, idle, in_turn
 
 

@@ -31,8 +31,7 @@ from meshlib import (
 from meshlib.client.stack import in_order
 from meshlib.events import Event, Events
 from meshlib.policies.base import Site
-from meshlib.testing import FakeClock, Reply, play
-from meshlib.testing.play import Played
+from meshlib.testing import FakeClock, Played, Reply, play
 from tests.unit.flows import call_to
 
 

@@ -32,8 +32,7 @@ from meshlib.model import ServiceUrl
 from meshlib.policies import RetryBudget, retry
 from meshlib.policies.base import Commons, Site
 from meshlib.policies.failover import Failover
-from meshlib.testing import FakeClock, Reply, play
-from meshlib.testing.play import Played
+from meshlib.testing import FakeClock, Played, Reply, play
 from tests.unit.flows import SHELLS, Answer, AsyncScript, FakeSource, Script, call_to, fleet, governed, idle, in_turn
 
 WALL = datetime(2030, 1, 1, tzinfo=UTC)

@@ -19,8 +19,7 @@ from meshlib.flow import Call, Flow, Layer, Next, Sleep
 from meshlib.policies import retry, timeout
 from meshlib.policies.base import Site
 from meshlib.policies.failover import Failover
-from meshlib.testing import FakeClock, Reply, play, run_virtual
-from meshlib.testing.play import Played
+from meshlib.testing import FakeClock, Played, Reply, play, run_virtual
 from tests.unit.flows import FakeSource, call_to, fleet, idle, in_turn
 
 LIMITS = {"connect": 1.0, "read": None, "write": 9.0, "pool": 1.0}

@@ -1,0 +1,62 @@
+"""Werkzeug's development server: which process serves, on which socket, and how it is told to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from types import FrameType
+
+from meshlib.discovery.listening import Listener, listeners
+
+
+def listening() -> Iterable[Listener] | None:
+    """Where this process listens, for :meth:`meshlib.Mesh.announce`: the socket that Werkzeug says is its server's, or, under
+    other servers, all there are. Raises LookupError in the process that only restarts the one that serves."""
+    found = listeners()
+    if found is None:
+        return None
+    server = os.environ.get("WERKZEUG_SERVER_FD", "")
+    if server.isdigit() and int(server) in found:
+        if _restarts_another():
+            raise LookupError("this is the reloader")
+        return (found[int(server)],)
+    return found.values()
+
+
+def _restarts_another() -> bool:
+    """True in the reloader's parent: it listens, and waits in the reloader for the child that serves."""
+    if os.environ.get("WERKZEUG_RUN_MAIN") == "true":
+        return False
+    frame: FrameType | None = sys._current_frames().get(threading.main_thread().ident or 0)
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "werkzeug._reloader":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def leave_on_sigterm(leave: Callable[[], object]) -> None:
+    """Have SIGTERM run ``leave()`` while the server still serves, and only then end the process as it would have: Werkzeug's
+    server leaves the signal to the system, which runs nothing. Who handles the signal already, or does so later, is left alone;
+    so are threads, which cannot."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        return
+    pid = os.getpid()
+
+    def last() -> None:
+        try:
+            leave()
+        finally:
+            os.kill(pid, signal.SIGTERM)
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)  # the second one ends it at once
+        if os.getpid() != pid:  # a child that inherited this
+            os.kill(os.getpid(), number)
+            return
+        threading.Thread(target=last, name="meshlib-leaving").start()
+
+    signal.signal(signal.SIGTERM, on_signal)

@@ -1,0 +1,1 @@
+"""Apps that are served by real servers in tests."""

@@ -1,0 +1,25 @@
+"""Flask, by ``python -m`` (Werkzeug) or under a WSGI server."""
+
+from __future__ import annotations
+
+import sys
+
+from flask import Flask
+
+from meshlib_contrib.flask import MeshFlask, mesh_of
+
+app = Flask(__name__)
+MeshFlask(app)
+
+
+@app.get("/drain")
+def drain() -> str:
+    """Have it drained, if it is registered."""
+    found = list(mesh_of(app)._registrations)
+    for registration in found:
+        registration.drain()
+    return "draining" if found else "nothing"
+
+
+if __name__ == "__main__":
+    app.run(port=int(sys.argv[1]))

@@ -1,0 +1,140 @@
+"""Apps of web frameworks under their real servers: registered at the port that is listened on, without being told it; ready,
+draining, gone. The lease outlasts every test, so only who deregisters is gone."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshlib import Mesh, Settings
+from meshlib.model import Instance
+from tests.servers.base import eventually, free_port
+from tests.servers.consul import ConsulServer
+
+TOP = Path(__file__).parents[2]
+SERVERS = {
+    "werkzeug": "-m tests.integration.apps.flask_app {port}",
+    "gunicorn": "-m gunicorn tests.integration.apps.flask_app:app --no-control-socket --workers 2 --bind 127.0.0.1:{port}",
+    "uvicorn": "-m uvicorn tests.integration.apps.fastapi_app:app --port {port} --timeout-graceful-shutdown 5",
+}
+
+
+class Served:
+    """A server, and what the registry says of it."""
+
+    def __init__(self, room: Path, server: str, **env: str) -> None:
+        self.port, self._log = free_port(), room / "log"
+        own = {"MESH_STATE_DIR": str(room), "MESH_SERVICE": "shop", "MESH_TTL": "60", "MESH_DRAIN_TIMEOUT": "5", **env}
+        with self._log.open("wb") as log:
+            command = [sys.executable, *SERVERS[server].format(port=self.port).split()]
+            self.process = subprocess.Popen(command, env={**os.environ, **own}, cwd=TOP, stdout=log, stderr=log)
+        self._mesh = Mesh(Settings(state_dir=str(room), registry=env.get("MESH_REGISTRY", "local://")))
+
+    def listed(self) -> list[Instance]:
+        snapshot = self._mesh.snapshot("shop", timeout=0.5)
+        return list(snapshot.instances) if snapshot else []
+
+    def get(self, path: str, port: int = 0) -> tuple[int, Any]:
+        connection = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=5)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        except OSError:
+            return 0, b""
+        finally:
+            connection.close()
+
+    def await_registered(self) -> None:
+        eventually(lambda: [each.port for each in self.listed()] == [self.port], within=30, what=self.log)
+
+    def log(self) -> str:
+        return f"its log: {self._log.read_text()[-3000:]}"
+
+    def close(self) -> None:
+        self.process.terminate()  # gunicorn's workers end by themselves once it has
+        self.process.wait(20)
+        self._mesh.close()
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Path:
+    tmp_path.chmod(0o700)
+    return tmp_path
+
+
+@pytest.fixture
+def served(room: Path, request: pytest.FixtureRequest) -> Iterator[Served]:
+    server, env = request.param
+    served = Served(room, server, **env)
+    yield served
+    served.close()
+
+
+@pytest.mark.parametrize("served", [(server, {}) for server in SERVERS], indirect=True, ids=SERVERS)
+def test_registered_ready_draining_gone(served: Served) -> None:
+    served.await_registered()
+    eventually(lambda: served.get("/readyz")[0] == 200, what=served.log)
+    # Of two workers one may not have registered yet, and would have nothing to drain.
+    eventually(lambda: b"draining" in served.get("/drain")[1], what=served.log)
+    eventually(lambda: [each.status.value for each in served.listed()] == ["draining"], what=served.log)
+    # The other one hears of it at its next look, within four seconds.
+    eventually(lambda: served.get("/readyz")[0] == 503, within=20, what=served.log)
+    assert served.get("/healthz")[0] == 200
+    served.process.send_signal(signal.SIGTERM)
+    eventually(lambda: served.listed() == [], within=20, what=served.log)
+    assert served.process.wait(20) in (0, -signal.SIGTERM), served.log()
+
+
+@pytest.mark.parametrize("served", [("werkzeug", {})], indirect=True, ids=["werkzeug"])
+def test_the_negative_control(served: Served) -> None:
+    """Who is killed stays listed: that nothing is listed above is not the lease's end."""
+    served.await_registered()
+    served.process.kill()
+    served.process.wait()
+    assert served._mesh.snapshot("shop") is not None
+    assert [each.port for each in served.listed()] == [served.port]
+
+
+MANAGEMENT = free_port()
+
+
+@pytest.mark.parametrize("served", [("uvicorn", {"MESH_MANAGEMENT_PORT": str(MANAGEMENT)})], indirect=True, ids=["uvicorn"])
+def test_management_at_a_port_of_its_own(served: Served) -> None:
+    """It is not taken for the port to register, either."""
+    served.await_registered()
+    eventually(lambda: served.get("/readyz", MANAGEMENT)[0] == 200, what=served.log)
+    status, body = served.get("/actuator/health", MANAGEMENT)
+    assert (status, json.loads(body)["components"]["registration"]["status"]) == (200, "UP")
+    assert served.get("/readyz")[0] == 404
+    assert served.get("/orders", MANAGEMENT)[0] == 404
+
+
+@pytest.fixture(scope="module")
+def consul() -> Iterator[ConsulServer]:
+    with closing(ConsulServer()) as server:
+        server.start()
+        yield server
+
+
+@pytest.mark.parametrize(("management", "status", "answer"), [("on", "passing", 200), ("off", "critical", 404)])
+def test_consul_asks_for_the_health(consul: ConsulServer, room: Path, management: str, status: str, answer: int) -> None:
+    """The path that is registered by default is served; the negative control serves none."""
+    env = {"MESH_REGISTRY": consul.url, "MESH_CHECK": "http", "MESH_TTL": "3", "MESH_MANAGEMENT": management}
+
+    def said() -> list[str]:
+        return [each["Status"] for each in consul.call("GET", "/v1/health/checks/shop")[1]]
+
+    with closing(Served(room, "uvicorn", **env)) as served:
+        eventually(lambda: f'"GET /actuator/health HTTP/1.1" {answer}' in served.log(), within=30, what=served.log)
+        eventually(lambda: said() == [status], what=lambda: f"{said()} {served.log()}")

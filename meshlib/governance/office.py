@@ -91,7 +91,9 @@ class Office:
         stand by."""
         if not self.open:
             return
-        book = await asyncio.to_thread(self.book, service)  # which may read a file
+        book = self._known(service)
+        if book is None:
+            book = await asyncio.to_thread(self.book, service)  # which reads a file
         while book.followed:  # noqa: ASYNC110 - an event belongs to one loop, a book outlives it
             await asyncio.sleep(STAND_BY)
         book.followed = True

@@ -6,6 +6,7 @@ Everything is checked with the effective user id. Nobody else can swap what is b
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -47,6 +48,62 @@ def check_file(path: object, status: os.stat_result) -> None:
         raise ValueError(f"{path} belongs to user {status.st_uid}, not to us ({os.geteuid()})")
     if status.st_mode & 0o077:
         raise ValueError(f"{path} can be used by others (repair: chmod 600 {path})")
+
+
+def read_private(path: Path, most: int) -> bytes:
+    """What is in ``path``, up to ``most`` bytes. Raises ValueError for a file that others may have made or changed, or that is
+    too large."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as problem:
+        if problem.errno == errno.ELOOP:
+            raise ValueError(f"{path} is a symbolic link") from problem
+        raise
+    try:
+        check_file(path, os.fstat(handle))
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            content = file.read(most + 1)
+    finally:
+        os.close(handle)
+    if len(content) > most:
+        raise ValueError(f"it is larger than {most} bytes")
+    return content
+
+
+def replace_private(path: Path, content: bytes) -> None:
+    """Put ``content`` at ``path`` in one step that survives a power cut. Called under a lock, so the name of the temporary
+    file can be fixed, and one that a crash left behind goes."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(handle)
+        temporary.rename(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def quarantine(path: Path, *, now: float, most: int) -> str:
+    """Put ``path`` aside for somebody to look at, under the name that is returned; of such files in its directory ``most`` are
+    kept. ``now`` is the wall-clock time."""
+    stamp = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now))}.{int(now % 1 * 1e6):06d}"  # the names sort by age
+    target = path.with_name(f"{path.name}.quarantined-{stamp}")
+    with suppress(OSError):
+        path.rename(target)
+        kept = sorted(path.parent.glob("*.quarantined-*"), key=lambda each: each.name.rpartition(".quarantined-")[2])
+        for old in kept[:-most]:
+            old.unlink()
+    return target.name
 
 
 @contextmanager

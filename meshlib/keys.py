@@ -4,6 +4,7 @@ function of that shape is one. What is empty counts as none: else all who have n
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final, TypeAlias
 from urllib.parse import unquote_to_bytes
 from zlib import crc32
@@ -98,19 +99,26 @@ def caller() -> Key:
 
 def named(text: str, where: str) -> Key:
     """The key that ``text`` writes: ``"header:x-user-id"``, ``"cookie:session"``, ``"parameter:customer"``, ``"path"`` or
-    ``"caller"``. Raises :class:`ConfigError` naming ``where``."""
+    ``"caller"``; the same text gives the same key, so that policies with it are equal. Raises :class:`ConfigError` naming
+    ``where``."""
+    found = _named(text)
+    if found is None:
+        allowed = "header:NAME, cookie:NAME, parameter:NAME, path and caller are allowed"
+        raise ConfigError(where, f"{text!r:.60} is no key; {allowed}", example='"header:x-user-id"')
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _named(text: str) -> Key | None:
     kind, _, name = text.partition(":")
     plain = {"path": path, "caller": caller}.get(text)
     if plain is not None:
         return plain()
     make = {"header": header, "cookie": cookie, "parameter": parameter}.get(kind)
     try:
-        if make is not None:
-            return make(name)
+        return None if make is None else make(name)
     except ConfigError:
-        pass
-    allowed = "header:NAME, cookie:NAME, parameter:NAME, path and caller are allowed"
-    raise ConfigError(where, f"{text!r:.60} is no key; {allowed}", example='"header:x-user-id"')
+        return None
 
 
 def checked(key: Any, where: str) -> Key:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import httpx2
 
 from meshlib import lifecycle, server
-from meshlib.backends import Backend, Registry, open_backend
+from meshlib.backends import Backend, KeyValue, Registry, open_backend
 from meshlib.balance.endpoint import Endpoint
 from meshlib.balance.fleet import Fleet
 from meshlib.balance.outliers import Rules
@@ -35,6 +35,8 @@ from meshlib.discovery.view import View
 from meshlib.errors import ConfigError
 from meshlib.events import Events
 from meshlib.flow import Call, Next
+from meshlib.governance.office import Office
+from meshlib.governance.policies import Operator
 from meshlib.lifecycle import Registration
 from meshlib.metrics.collect import Metered, collected
 from meshlib.metrics.families import Metrics
@@ -100,6 +102,7 @@ class Mesh:
         # A view lives while a client holds it or it is watched: hosts that were called once leave nothing behind.
         self._views: weakref.WeakValueDictionary[ServiceUrl, View] = weakref.WeakValueDictionary()
         self._own: View | None = None  # of our own service, once somebody shares a quota with its other instances
+        self._office = Office(self.settings, self.events, self._kv, clock=self._clock, wall=self._wall)
         self._stacks_known: weakref.WeakSet[Stack] = weakref.WeakSet()
         self._registrations: list[Registration] = []
         self._inherited: list[int | None] = []  # ports that the parent of this process had registered
@@ -221,6 +224,13 @@ class Mesh:
         age = None if known is None else known.age(self._wall())
         return Explanation(target, f"{call.method} {path}", known, age, view.live, view.problem,
                            ways(view.fleet, call, stacks))  # fmt: skip
+
+    @property
+    def policies(self) -> Operator:
+        """The policy documents in the registry's key-value store, for operators: ``mesh.policies.put("orders", {...})``. Its
+        methods block; they raise :class:`ConfigError` where the registry has no such store."""
+        self._check_pid()
+        return self._office.operator(self._worker.spawn)
 
     def breakers(self, name: str | ServiceUrl) -> list[Breaker]:
         """The circuits of a service that this mesh's clients have, one for each method and policy: to look at, and to open,
@@ -394,6 +404,7 @@ class Mesh:
         stack = Stack(self._site(target, *where), tuple(policies), below)
         with self._lock:
             self._stacks_known.add(stack)
+        self._office.consume(stack, target, self._view(target).attend)
         return stack
 
     def _stacks_of(self, target: ServiceUrl) -> list[Stack]:
@@ -459,12 +470,20 @@ class Mesh:
     def _surroundings(self) -> Surroundings:
         settings = self.settings
         store = SnapshotStore(settings.state_path, registry=str(settings.registry), max_age=settings.snapshot_max_age)
-        return Surroundings(settings, self._registry, self._probes, store, self._clock, self._wall)
+        return Surroundings(
+            settings, self._registry, self._probes, store, self._clock, self._wall, beside=self._office.follow
+        )  # fmt: skip
 
-    async def _registry(self) -> Registry:
+    async def _opened(self) -> Backend:
         if self._backend is None:
             self._backend = open_backend(self.settings)
-        return self._backend.registry
+        return self._backend
+
+    async def _registry(self) -> Registry:
+        return (await self._opened()).registry
+
+    async def _kv(self) -> KeyValue | None:
+        return (await self._opened()).kv
 
     async def _close_backend(self) -> None:
         backend, self._backend = self._backend, None
@@ -547,6 +566,7 @@ class Mesh:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._commons.forked()
+        self._office.forked()
         if self._metered is not None:
             self._metered.forked()
         if self._shelf is not None:

@@ -88,6 +88,10 @@ class Settings:
                                     "is at hand.", "0.05")  # fmt: skip
     cold_start_timeout: float = _knob(3.0, read.seconds, "Seconds the first call waits for the registry with no snapshot.",
                                       "1")  # fmt: skip
+    policies: str = _knob("on", read.choice("on", "off"), "Whether policy documents of the registry's key-value store are "
+                          "followed.", "off")  # fmt: skip
+    policy_max_age: float = _knob(604_800.0, read.seconds, "Hard age, seconds: a policy document that no store has confirmed "
+                                  "for longer is not used, unless it says otherwise itself.", "86400")  # fmt: skip
     watch_idle: float = _knob(600.0, read.seconds, "Seconds after which a service that nobody calls is no longer watched.",
                               "3600")  # fmt: skip
     stale_max: float = _knob(10.0, read.seconds, "Consul: how far behind its leader, in seconds, a follower may answer.", "5")

@@ -11,7 +11,9 @@ from meshlib.client.stack import Stack
 from meshlib.flow import Call
 from meshlib.model import ServiceUrl, Snapshot
 from meshlib.policies.base import Policy
+from meshlib.policies.overlay import Origin
 from meshlib.policies.routing import Routed
+from meshlib.policies.shadow import Shadowed
 from meshlib.subsets import Subset
 
 
@@ -32,16 +34,23 @@ class Destination:
 @dataclass(frozen=True)
 class Way:
     """The call through one client: ``method`` is the declared one (``"Orders.fetch"``, empty for clients without), ``policies``
-    are those in force there, in THE ORDER, and ``said`` what those that have something to say would do with it."""
+    are those in force there, in THE ORDER, and ``said`` what those that have something to say would do with it. ``origin`` says
+    which document has to do with them, and which fields of them it set; None without a document."""
 
     method: str
     policies: tuple[Policy, ...] = ()
     said: tuple[str, ...] = ()
     destinations: tuple[Destination, ...] = ()
+    origin: Origin | None = None
 
     def __str__(self) -> str:
-        policies = ", ".join(policy.kind for policy in self.policies) or "no policies"
-        return "\n".join([f"{self.method or 'a client'}: {policies}", *(f"  {each}" for each in self.said)])
+        policies = ", ".join(map(str, map(_named, self.policies))) or "no policies"
+        told = [f"  {each}" for each in (self.origin, *self.said) if each is not None]
+        return "\n".join([f"{self.method or 'a client'}: {policies}", *told])
+
+
+def _named(policy: Policy) -> str:
+    return f"{policy.kind} (shadow)" if isinstance(policy, Shadowed) else policy.kind
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,7 @@ def _way(fleet: Fleet, call: Call, stack: Stack) -> Way:
     said = stack.explain(call)
     routed = next((each for _, each in said if isinstance(each, Routed)), Routed(""))
     return Way(stack.site.method, stack.effective, tuple(f"{kind}: {each}" for kind, each in said),
-               _destinations(fleet, call, routed))  # fmt: skip
+               _destinations(fleet, call, routed), stack.origin)  # fmt: skip
 
 
 def _destinations(fleet: Fleet, call: Call, routed: Routed) -> tuple[Destination, ...]:

@@ -22,17 +22,18 @@ send
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from meshlib.balance.layer import Balance, Source
 from meshlib.balance.pickers import Picker
 from meshlib.balance.tiers import Here
 from meshlib.errors import CallError
-from meshlib.flow import Call, Layer, Next, compose
+from meshlib.flow import Call, Flow, Layer, Next, Wait, compose
 from meshlib.policies.base import Policy, Site, overlaid
 from meshlib.policies.failover import Failover
 from meshlib.policies.observe import Observe
+from meshlib.policies.overlay import Origin
 from meshlib.policies.passed import blame, explained
 
 ORDER: Final = (
@@ -55,8 +56,12 @@ class Stack:
     def __init__(self, site: Site, policies: Sequence[Policy], below: Next) -> None:
         self.site, self.policies = site, tuple(policies)
         self._below = below
+        self.effective: tuple[Policy, ...] = ()
+        self.proceed = below
         self._outermost: list[Layer] = [] if site.recorder is None else [Observe(site, site.recorder)]
         self._bound: dict[Policy, Layer] = {}
+        self.origin: Origin | None = None
+        """What a document has to do with :attr:`effective`, None where there is none."""
         self.overlay(())
 
     def explain(self, call: Call) -> list[tuple[str, Any]]:
@@ -74,10 +79,40 @@ class Stack:
         return tuple(self._bound.values())
 
     def overlay(self, rules: Iterable[Policy]) -> None:
-        """Put ``rules`` (of a document) over the policies of the code."""
-        self.effective = in_order(overlaid(self.policies, tuple(rules)))
-        self._bound = {policy: self._bound.get(policy) or policy.bind(self.site) for policy in self.effective}
-        self.proceed = compose([*self._outermost, *self._bound.values()], self._below)
+        """Put ``rules`` over the policies of the code, whole ones in place of those of the same kind."""
+        self.prepare(overlaid(self.policies, tuple(rules)))()
+
+    def prepare(self, policies: Iterable[Policy], origin: Origin | None = None) -> Callable[[], None]:
+        """Build the layers of ``policies``, and change nothing: what is returned, called, puts them in force and cannot fail.
+        So several stacks change together or not at all. Raises whatever binding does."""
+        effective = in_order(policies)
+        bound = {policy: self._bound.get(policy) or policy.bind(self.site) for policy in effective}
+        proceed = self._over(bound)
+
+        def commit() -> None:
+            self.effective, self._bound, self.origin, self.proceed = effective, bound, origin, proceed
+
+        return commit
+
+    def hold(self, wait: Callable[[], Wait | None]) -> None:
+        """Have calls wait, as long as ``wait`` says so, before they enter the layers: for the first word on what those are to
+        be. Ended by :meth:`release`, and by a commit."""
+
+        def held(call: Call) -> Flow:
+            pending = wait()
+            if pending is not None:
+                yield pending
+            proceed = self.proceed if self.proceed is not held else self._over(self._bound)
+            return (yield from proceed(call))
+
+        self.proceed = held
+
+    def release(self) -> None:
+        """Calls need not wait any more."""
+        self.proceed = self._over(self._bound)
+
+    def _over(self, bound: Mapping[Policy, Layer]) -> Next:
+        return compose([*self._outermost, *bound.values()], self._below)
 
 
 def in_order(policies: Iterable[Policy]) -> tuple[Policy, ...]:

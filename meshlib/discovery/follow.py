@@ -20,7 +20,7 @@ from meshlib.discovery.probe import Probes, ping
 from meshlib.discovery.store import SnapshotStore
 from meshlib.discovery.view import View, differ
 from meshlib.errors import MeshError, RegistryError, RegistryUnavailable, StoreError
-from meshlib.model import Instance
+from meshlib.model import Instance, ServiceUrl
 from meshlib.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,8 @@ class Surroundings:
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
     uniform: Callable[[], float] = random.random
+    beside: Callable[[ServiceUrl], Awaitable[None]] | None = None
+    """What else is followed as long as the service is, until it is cancelled: its policy documents."""
 
 
 class Follower:
@@ -85,6 +87,8 @@ class Follower:
         sides: list[Callable[[], Awaitable[None]]] = [self._cold_start, self._settle_suspects, self._save]
         if around.settings.ping:
             sides.append(lambda: ping(self.view.fleet, around.probes.reach, around.settings.ping, uniform=around.uniform))
+        if (beside := around.beside) is not None:
+            sides.append(lambda: beside(self.view.service))
         return sides
 
     async def _kept(self, work: Callable[[], Awaitable[None]]) -> None:

@@ -7,19 +7,16 @@ A writer merges under a lock: newer knowledge wins, whoever writes last.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 from meshlib.discovery.document import Document, build, merge
 from meshlib.errors import ConfigError, InvalidAnswer, StoreError
-from meshlib.files import check_directory, check_file, locked, make_directory
+from meshlib.files import check_directory, locked, make_directory, quarantine, read_private, replace_private
 from meshlib.model import Instance, ServiceUrl, Snapshot
 
 log = logging.getLogger(__name__)
@@ -72,7 +69,7 @@ class SnapshotStore:
                 content = merge(ours, theirs, now=now, skew=MAX_SKEW, max_age=self.max_age).encode()
                 if len(content) > MAX_FILE:
                     raise StoreError(f"{path} would have {len(content)} bytes, more than {MAX_FILE}")
-                _replace(path, content)
+                replace_private(path, content)
         except (OSError, ValueError) as problem:
             raise StoreError(f"cannot write the snapshot {path}: {problem}") from problem
 
@@ -95,7 +92,7 @@ class SnapshotStore:
             log.warning("the snapshot %s is not used: %s", path, problem)
             return None
         try:
-            document = Document.decode(_content(path))
+            document = Document.decode(read_private(path, MAX_FILE))
             document.expect(registry=self.registry, service=str(service))
         except FileNotFoundError:
             return None
@@ -103,7 +100,8 @@ class SnapshotStore:
             log.warning("the snapshot %s cannot be read: %s", path, problem)
             return None
         except ValueError as problem:
-            self._quarantine(path, problem)
+            kept = quarantine(path, now=self.clock(), most=MAX_QUARANTINED)
+            log.warning("the snapshot %s is not used, and kept as %s: %s", path, kept, problem)
             return None
         return document
 
@@ -127,17 +125,6 @@ class SnapshotStore:
             revision=document.revision,
         )
 
-    def _quarantine(self, path: Path, problem: ValueError) -> None:
-        now = self.clock()  # one clock and a fixed width: the names sort by age
-        stamp = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now))}.{int(now % 1 * 1e6):06d}"
-        target = path.with_name(f"{path.name}.quarantined-{stamp}")
-        log.warning("the snapshot %s is not used, and kept as %s: %s", path, target.name, problem)
-        with suppress(OSError):
-            path.rename(target)
-            kept = sorted(self.directory.glob("*.quarantined-*"), key=lambda each: each.name.rpartition(".quarantined-")[2])
-            for old in kept[:-MAX_QUARANTINED]:
-                old.unlink()
-
 
 def _instance(service: ServiceUrl, fields: dict[str, Any]) -> Instance | None:
     try:
@@ -145,45 +132,3 @@ def _instance(service: ServiceUrl, fields: dict[str, Any]) -> Instance | None:
     except InvalidAnswer as problem:
         log.warning("an instance of the snapshot of %s is left out: %s", service, problem)
         return None
-
-
-def _content(path: Path) -> bytes:
-    """Read ``path``. Raises ValueError for a file that others may have made or changed, or that is too large."""
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as problem:
-        if problem.errno == errno.ELOOP:
-            raise ValueError(f"{path} is a symbolic link") from problem
-        raise
-    try:
-        check_file(path, os.fstat(handle))
-        with os.fdopen(handle, "rb", closefd=False) as file:
-            content = file.read(MAX_FILE + 1)
-    finally:
-        os.close(handle)
-    if len(content) > MAX_FILE:
-        raise ValueError(f"it is larger than {MAX_FILE} bytes")
-    return content
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Put ``content`` at ``path`` in one step that survives a power cut. Called under the lock, so the name of the temporary
-    file can be fixed, and one that a crash left behind goes."""
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(handle)
-        temporary.rename(path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -11,9 +11,9 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Final, Self, TypeVar
 
 from meshlib.errors import ConfigError
 from meshlib.events import EVENTS, Events
@@ -29,6 +29,10 @@ POLICIES = "__mesh_policies__"
 
 LAYERS = "__mesh_layers__"
 """Attribute of a governed function with the layers around it, outermost first."""
+
+
+OTHERS: Final[weakref.WeakValueDictionary[str, type[Policy]]] = weakref.WeakValueDictionary()
+"""All kinds that somebody has defined, the last class of each."""
 
 
 class Commons:
@@ -97,6 +101,28 @@ class Policy:
 
     kind: ClassVar[str]
     """Its name in documents and events. Of one kind, a method has one: its own or its client's."""
+    refuses: ClassVar[bool] = False
+    """Whether its layer keeps calls from going on (:class:`~meshlib.errors.Refused`). Those are what a document in shadow mode
+    is about."""
+    either: ClassVar[tuple[str, ...]] = ()
+    """Fields of which only one can hold: a document that sets one puts it in place of the others."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "kind" in vars(cls):
+            OTHERS[cls.kind] = cls
+
+    @classmethod
+    def of(cls, given: Any, where: str, over: Policy | None = None) -> Self:
+        """One with the fields that are ``given`` as plain data, as documents have them, the others as those of ``over``, one of
+        the same class. Raises :class:`ConfigError` with the path of the field, below ``where``."""
+        from meshlib.policies.plain import made  # noqa: PLC0415 - it needs this module
+
+        return made(cls, given, where, over if isinstance(over, cls) else None)
+
+    def options(self) -> dict[str, Any]:
+        """What its constructor takes to make it again."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.init}  # type: ignore[arg-type]
 
     def bind(self, site: Site) -> Layer:
         """The layer that enforces it at ``site``, with state of its own."""

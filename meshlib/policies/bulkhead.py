@@ -30,6 +30,7 @@ class bulkhead(Policy):  # noqa: N801 - as users write it
     """
 
     kind: ClassVar[str] = "bulkhead"
+    refuses: ClassVar[bool] = True
 
     limit: int
     _: KW_ONLY

@@ -47,6 +47,7 @@ class circuit_breaker(Policy):  # noqa: N801 - as users write it
     """
 
     kind: ClassVar[str] = "circuit_breaker"
+    refuses: ClassVar[bool] = True
 
     failure_rate: float = 0.5
     _: KW_ONLY

@@ -44,6 +44,7 @@ class fallback(Policy):  # noqa: N801 - as users write it
     """
 
     kind: ClassVar[str] = "fallback"
+    either: ClassVar[tuple[str, ...]] = ("make", "value")
 
     make: Callable[..., Any] | None = None
     _: KW_ONLY

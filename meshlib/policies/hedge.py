@@ -36,6 +36,7 @@ class hedge(Policy):  # noqa: N801
     """
 
     kind: ClassVar[str] = "hedge"
+    either: ClassVar[tuple[str, ...]] = ("delay", "quantile")
     delay: float | None = None
     quantile: float | None = None
     attempts: int = 2

@@ -42,6 +42,7 @@ class rate_limit(Policy):  # noqa: N801 - as users write it
     """
 
     kind: ClassVar[str] = "rate_limit"
+    refuses: ClassVar[bool] = True
 
     limits: tuple[Rate, ...]
     key: Callable[[Call], Hashable] | None

@@ -131,6 +131,10 @@ class route(Policy):  # noqa: N801 - as users write it
                 names = ", ".join(known) or "there are none"
                 raise ConfigError(where, f"{place!r:.40} is no name of subsets: {names}", example=_EXAMPLE)
 
+    def options(self) -> dict[str, Any]:
+        """See :meth:`Policy.options`."""
+        return {"rules": self.rules, "subsets": dict(self.subsets)}
+
     def bind(self, site: Site) -> Layer:
         from meshlib.policies.routing import Routing  # noqa: PLC0415 - the rules are facts: the layer is elsewhere
 

@@ -1,4 +1,4 @@
-"""The README is executed: its quick start as a newcomer would run it, and every other Python block."""
+"""The README is executed: its quick start as a newcomer would run it, and every other Python block; so are those of docs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ from tests.servers.base import eventually, free_port
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+POLICIES = (Path(__file__).parents[2] / "docs" / "policies.md").read_text()
 FILES = {block.split("\n", 1)[0].removeprefix("# "): block for block in BLOCKS if block.startswith("# ")}
 
 
-@pytest.mark.parametrize("block", [block for block in BLOCKS if not block.startswith("# ")])
+SNIPPETS = [block for block in BLOCKS if not block.startswith("# ")] + re.findall(r"```python\n(.*?)```", POLICIES, re.DOTALL)
+
+
+@pytest.mark.parametrize("block", SNIPPETS)
 def test_snippet_runs(block: str, tmp_path: Path) -> None:
     (tmp_path / "snippet.py").write_text(block)
     subprocess.run([sys.executable, "-W", "error", "snippet.py"], cwd=tmp_path, check=True, timeout=30)

@@ -49,6 +49,8 @@ ALLOWED: dict[str, set[str]] = {
     "backends": SETTINGS | {"backends", "files", "threads"},
     # A live view is a fleet that calls may wait for: where control plane and data plane meet.
     "discovery": SETTINGS | {"backends", "files", "threads"} | {"balance", "flow"},
+    # It follows its documents as discovery follows instances.
+    "governance": SETTINGS | {"backends", "discovery", "events", "fields", "files", "flow", "patterns", "policies"},
     "addressing": SETTINGS | {"flow", "balance"},
     "transport": SETTINGS | {"addressing", "flow", "balance"},
     "client": SETTINGS
@@ -86,6 +88,7 @@ ALLOWED: dict[str, set[str]] = {
         "discovery",
         "events",
         "flow",
+        "governance",
         "metrics",
         "policies",
         "lifecycle",

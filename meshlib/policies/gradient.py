@@ -59,7 +59,7 @@ class Gradient:
 
     def update(self, latency: float, most: float, *, full: bool) -> None:
         """A window is over: its average ``latency`` (seconds), how many were under way at ``most``, and whether it was
-        ``full``: somebody was refused."""
+        ``full``: somebody was refused, or had to wait for the loop."""
         self.short = latency
         if self._probing:
             self._measured(latency)

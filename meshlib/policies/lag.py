@@ -45,14 +45,15 @@ class Lag:
         self._unasked = 0
 
     def ask(self) -> float:
-        """Seconds (float): of the last look, or of the next one, if it should have been by now."""
+        """Seconds (float) that who is served now has waited on average: for the round before, of which it came at any time, and
+        for those before it in this round."""
         self._unasked = 0
         if self._due is None:
             self._schedule()
             return 0.0
         if self._calm >= CALM:
             return 0.0
-        late = max(self._last, self._time() - self._due)
+        late = self._last / 2 + max(0.0, self._time() - self._due)
         return late if late > LATE else 0.0
 
     def _schedule(self) -> None:

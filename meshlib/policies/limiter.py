@@ -43,8 +43,9 @@ class Limiter:
         ``lag`` seconds, count, too."""
         occupied = self.occupied(lag)
         if occupied >= self.gradient.limit * share:
-            self._refused = True
+            self._full = True
             return None
+        self._full = self._full or lag > 0
         self._most = max(self._most, occupied + 1)
         permit = Permit(self._under_way, self._clock(), lag, self.gradient.epoch)
         self._under_way.add(permit)
@@ -56,8 +57,8 @@ class Limiter:
         return len(self._under_way) + (lag / base if lag and base else 0.0)
 
     def needs(self, lag: float) -> float:
-        """Seconds that a call which comes now takes at least, by what latency says: it waits for others, and is served as fast as
-        any is. 0.0 when nobody is before it."""
+        """Seconds that a call which comes now takes at least, by what latency says: it waits for others, and is as
+        fast as any then. 0.0 when nobody is before it."""
         if not (self._under_way or lag):
             return 0.0
         gradient = self.gradient
@@ -96,12 +97,12 @@ class Limiter:
         quickest = min(latencies)
         self.fastest = min(quickest, self.fastest * RISE) or quickest
         self._usual = self._most
-        self.gradient.update(max(sum(latencies) / len(latencies), 1e-9), self._most, full=self._refused)
+        self.gradient.update(max(sum(latencies) / len(latencies), 1e-9), self._most, full=self._full)
         self._begin_window()
 
     def _begin_window(self) -> None:
         self._latencies: list[float] = []
-        self._most, self._refused = 0.0, False
+        self._most, self._full = 0.0, False
         self._until = self._clock() + WINDOW
 
 

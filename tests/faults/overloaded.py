@@ -43,7 +43,7 @@ def main() -> None:
     listener = mesh.listen(0, backlog=1024)
     print(listener.getsockname()[1], flush=True)
     governed = mesh.asgi(app(work), policies=[shed()] if policies == "shed" else [])
-    uvicorn.Server(uvicorn.Config(governed, log_level="error", lifespan="off")).run(sockets=[listener])
+    uvicorn.Server(uvicorn.Config(governed, log_level="error", lifespan="off", timeout_keep_alive=60)).run(sockets=[listener])
 
 
 if __name__ == "__main__":

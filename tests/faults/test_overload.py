@@ -87,11 +87,13 @@ def test_the_control_without_shedding() -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("work", ["queue", "block"])
-def test_goodput_for_a_minute(work: str) -> None:
+@pytest.mark.parametrize(("work", "least"), [("queue", KEPT), ("block", 0.75)])
+def test_goodput_for_a_minute(work: str, least: float) -> None:
+    """Where the loop does the work, it has less time for it: refusing takes some, too."""
+
     async def lasts() -> None:
         async with provider(work, "shed") as (callers, peak):
             await callers.offer(OVERLOAD * peak, 3.0)
-            assert await kept(callers, peak, 60.0) >= KEPT
+            assert await kept(callers, peak, 60.0) >= least
 
     asyncio.run(lasts())

@@ -6,7 +6,7 @@ what layers hold is held until the server closes the body. Nothing else is read 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from http import HTTPStatus
 from itertools import chain
 from typing import Any, Final
@@ -36,8 +36,16 @@ def governed_wsgi(app: WsgiApp, stack: ProviderStack) -> WsgiApp:
         if left == 0 and stack.proceed is None:
             return _refuse(environ, start_response, DeadlineExceeded("no time is left"))
         end = None if left is None else deadline.now() + left
+        said = environ.get(_PRIORITY)
         # Set even when they are none: a thread serves one request after the other, and a body may not have been closed.
-        leave = _entered(end, environ.get(_PRIORITY))
+        level = priorities.enter(priorities.level_of(said) if said else "")
+        before = deadline.enter(end)
+
+        def leave() -> None:
+            deadline.enter(before)
+            if said or level:
+                priorities.enter(level)
+
         try:
             if stack.proceed is None:
                 body = app(environ, start_response)
@@ -49,17 +57,6 @@ def governed_wsgi(app: WsgiApp, stack: ProviderStack) -> WsgiApp:
         return Body(body, leave)
 
     return governed
-
-
-def _entered(end: float | None, said: str | None) -> Callable[[], object]:
-    level = priorities.enter("" if said is None else priorities.level_of(said))
-    before = deadline.enter(end)
-
-    def leave() -> None:
-        deadline.enter(before)
-        priorities.enter(level)
-
-    return leave
 
 
 def call_of(environ: Environ, service: ServiceUrl, end: float | None) -> Call:

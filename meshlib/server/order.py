@@ -11,6 +11,7 @@ rate_limit             before a place is taken: whoever is over the limit holds 
 bulkhead               how many at once
 adaptive_concurrency   the same, by what latency says
 shed                   the same, by priority and by how much time is left
+circuit_breaker        below the limits: it sees only what the app did
 inject_fault           to be taken for the app's
 deadline               what waited above may be too late by now
 app
@@ -31,7 +32,7 @@ from meshlib.policies.on import Only, at, on
 
 ORDER: Final = (
     "observe", "access_log", "ip_list", "authenticate", "authorise", "timeout", "rate_limit", "bulkhead",
-    "adaptive_concurrency", "shed", "inject_fault",
+    "adaptive_concurrency", "shed", "circuit_breaker", "inject_fault",
 )  # fmt: skip
 CONSUMERS: Final = frozenset({"cache", "fallback", "hedge", "retry", "route"})
 """What needs another answer than the app's, or a second one. A request is served once."""

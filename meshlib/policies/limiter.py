@@ -14,6 +14,8 @@ WINDOW: Final = 0.1
 """Seconds that a window lasts at least."""
 SAMPLES: Final = 10
 """Samples that it has at least."""
+QUEUES: Final = 1.5
+"""Times the base beyond which latency means a queue, and not that requests differ."""
 RISE: Final = 1.05
 """Growth of the shortest latency per window in which none was shorter."""
 
@@ -57,13 +59,14 @@ class Limiter:
         return len(self._under_way) + (lag / base if lag and base else 0.0)
 
     def needs(self, lag: float) -> float:
-        """Seconds that a call which comes now takes at least, by what latency says: it waits for others, and is as
-        fast as any then. 0.0 when nobody is before it."""
-        if not (self._under_way or lag):
+        """Seconds that a call which comes now takes at least: what waited for the loop, and is as fast as any then; or, where
+        latency says that calls queue, as long as that many took. 0.0 when nobody is before it."""
+        gradient, under_way = self.gradient, len(self._under_way)
+        if not (under_way or lag):
             return 0.0
-        gradient = self.gradient
-        queued = max(0.0, gradient.short - 1.5 * gradient.base) * (len(self._under_way) + 1) / max(1.0, self._usual)
-        return max(queued, lag) + self.fastest
+        queues = gradient.short > QUEUES * gradient.base
+        queued = gradient.short * (under_way + 1) / max(1.0, self._usual) if queues else 0.0
+        return max(queued, lag + self.fastest)
 
     def answered(self, permit: Permit, answer: Any) -> None:
         """The call has its answer, which stands since ``answer.head_at`` where that is known."""

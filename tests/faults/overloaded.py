@@ -1,8 +1,8 @@
 """A provider whose capacity is real, as a process of its own:
 
-    python -m tests.faults.overloaded WORK POLICIES
+    python -m tests.faults.overloaded WORK MILLISECONDS POLICIES
 
-A request takes 10 ms of ``WORK``: ``queue``, of a resource that serves one after the other, as a database with one connection
+A request takes so many milliseconds of ``WORK``: ``queue``, of a resource that serves one after the other, as a database with one connection
 does; or ``block``, of the event loop. ``POLICIES`` is ``shed`` or ``none``. Says its port in one line.
 """
 
@@ -17,19 +17,17 @@ import uvicorn
 
 from meshlib import Mesh, Settings, shed
 
-SERVICE = 0.010
 
-
-def app(work: str) -> Any:
+def app(work: str, service: float) -> Any:
     """The application."""
     resource = asyncio.Lock()
 
     async def served(_scope: Any, _receive: Any, send: Any) -> None:
         if work == "block":
-            time.sleep(SERVICE)
+            time.sleep(service)
         else:
             async with resource:
-                await asyncio.sleep(SERVICE)
+                await asyncio.sleep(service)
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"3")]})
         await send({"type": "http.response.body", "body": b"tea"})
 
@@ -38,11 +36,11 @@ def app(work: str) -> Any:
 
 def main() -> None:
     """Serve until SIGTERM."""
-    work, policies = sys.argv[1:]
+    work, milliseconds, policies = sys.argv[1:]
     mesh = Mesh(Settings(service="orders", registry="memory://overloaded"))
     listener = mesh.listen(0, backlog=1024)
     print(listener.getsockname()[1], flush=True)
-    governed = mesh.asgi(app(work), policies=[shed()] if policies == "shed" else [])
+    governed = mesh.asgi(app(work, int(milliseconds) / 1000), policies=[shed()] if policies == "shed" else [])
     uvicorn.Server(uvicorn.Config(governed, log_level="error", lifespan="off", timeout_keep_alive=60)).run(sockets=[listener])
 
 

@@ -1,7 +1,9 @@
-"""A provider that can do a hundred requests a second is offered five times as many, by callers who wait 200 ms. With shedding
+"""A provider is offered five times what it can do, by callers who wait for twenty times as long as its work takes. With shedding
 it goes on doing as many as it can, those that matter most first; without (the control) it works for callers who have hung up.
 
-What a request takes 10 ms of is a resource that serves one after the other, or the event loop itself."""
+What the work takes is a resource that serves one after the other, or the event loop itself. Every day it is 30 ms of the former,
+for a machine that is busy with other things is too slow for the rest; ``make soak`` has 10 ms, and both. (That it is so at exactly
+10 and 200 ms, in virtual time: tests/unit/server/test_overloaded.py.)"""
 
 from __future__ import annotations
 
@@ -17,35 +19,42 @@ import pytest
 from tests.faults.load import Callers
 from tests.faults.stage import TOP
 
-OVERLOAD = 5
+OVERLOAD, PATIENCE = 5, 20
 KEPT = 0.85
-ROUNDS = 8
+ROUNDS = 15
 """Seconds in which it has to be there: the limit begins at 20, and a busy machine disturbs."""
+MIXED = ("critical", *["normal"] * 6, *["sheddable"] * 3)
 
 
 @asynccontextmanager
-async def provider(work: str, policies: str) -> AsyncIterator[tuple[Callers, float]]:
-    """Its callers, and how many answers a second it can give."""
-    command = [sys.executable, "-m", "tests.faults.overloaded", work, policies]
+async def provider(work: str, milliseconds: int, policies: str) -> AsyncIterator[Callers]:
+    """Its callers."""
+    command = [sys.executable, "-m", "tests.faults.overloaded", work, str(milliseconds), policies]
     process = await asyncio.create_subprocess_exec(*command, cwd=TOP, stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
         async with asyncio.timeout(30):
-            callers = Callers(int(await process.stdout.readline()))
+            port = int(await process.stdout.readline())
+        callers = Callers(port, PATIENCE * milliseconds)
         await callers.saturate(2, 0.2)
-        yield callers, (await callers.saturate(2, 0.8))["any 200"] / 0.8
+        yield callers
         callers.close()
     finally:
         process.kill()  # it may have much to finish
         await process.wait()
 
 
-async def kept(callers: Callers, peak: float, seconds: float = 1.0) -> float:
-    """The share of ``peak`` that is answered in time under overload."""
-    counts = await callers.offer(OVERLOAD * peak, seconds)
-    share = counts["any 200"] / seconds / peak
-    print(f"peak {peak:.0f}/s, kept {share:.2f}: {dict(counts)}")
-    return share
+async def peak_of(callers: Callers, seconds: float = 0.8) -> float:
+    """Answers a second when two call again and again."""
+    return (await callers.saturate(2, seconds))["any 200"] / seconds
+
+
+async def offered(callers: Callers, peak: float, seconds: float = 1.0, *, settle: float = 0.7) -> tuple[float, Counter[str]]:
+    """The share of ``peak`` that is answered in time under overload, and what became of all, after ``settle`` seconds of it."""
+    counts = await callers.offer(OVERLOAD * peak, seconds, MIXED, settle=settle)
+    kept = sum(count for what, count in counts.items() if what.endswith(" 200")) / seconds / peak
+    print(f"peak {peak:.0f}/s, kept {kept:.2f}: {dict(counts)}")
+    return kept, counts
 
 
 def share(counts: Counter[str], priority: str) -> float:
@@ -53,37 +62,36 @@ def share(counts: Counter[str], priority: str) -> float:
     return counts[f"{priority} 200"] / sum(n for what, n in counts.items() if what.startswith(priority))
 
 
-async def sheds(work: str) -> None:
-    async with provider(work, "shed") as (callers, peak):
-        for _ in range(ROUNDS):
-            if await kept(callers, peak) >= KEPT:
-                break
-        else:
-            pytest.fail(f"not {KEPT:.0%} of its {peak:.0f} requests a second after {ROUNDS} s of overload")
-        if work == "queue":
-            mixed = ("critical", *["normal"] * 6, *["sheddable"] * 3)
-            counts = await callers.offer(OVERLOAD * peak, 1.0, mixed)
-            print(dict(counts))
-            assert share(counts, "critical") > max(0.7, 2 * share(counts, "normal"))
-            assert share(counts, "normal") >= share(counts, "sheddable")
+def ordered(counts: Counter[str]) -> bool:
+    """Critical requests (half of what can be done) are served, the others as far as there is room."""
+    critical, normal, sheddable = (share(counts, level) for level in ("critical", "normal", "sheddable"))
+    return critical > 0.7 and critical > 2 * normal and normal >= sheddable
+
+
+EVERY_DAY = [pytest.param("queue", 30)]
+LONG = [pytest.param(work, 10, marks=pytest.mark.soak) for work in ("queue", "block")]
+
+
+@pytest.mark.parametrize(("work", "milliseconds"), [*EVERY_DAY, *LONG])
+def test_goodput_under_five_times_the_load(work: str, milliseconds: int) -> None:
+    async def sheds() -> bool:
+        async with provider(work, milliseconds, "shed") as callers:
+            for _ in range(ROUNDS):
+                kept, counts = await offered(callers, await peak_of(callers))
+                if kept >= KEPT and (work == "block" or ordered(counts)):
+                    return True
+        return False
+
+    assert asyncio.run(sheds()), f"not {KEPT:.0%} of what it can do after {ROUNDS} s of overload"
 
 
 @pytest.mark.parametrize("work", ["queue", "block"])
-def test_goodput_under_five_times_the_load(work: str) -> None:
-    asyncio.run(sheds(work))
+def test_the_control_without_shedding(work: str) -> None:
+    async def collapses() -> float:
+        async with provider(work, 30, "none") as callers:
+            return (await offered(callers, await peak_of(callers, 0.5), 0.5, settle=1.0))[0]
 
-
-async def collapses(work: str) -> None:
-    async with provider(work, "none") as (callers, peak):
-        await callers.offer(OVERLOAD * peak, 0.5)
-        assert await kept(callers, peak, 0.5) < 0.2
-
-
-def test_the_control_without_shedding() -> None:
-    async def both() -> None:
-        await asyncio.gather(collapses("queue"), collapses("block"))
-
-    asyncio.run(both())
+    assert asyncio.run(collapses()) < 0.2
 
 
 @pytest.mark.soak
@@ -91,9 +99,8 @@ def test_the_control_without_shedding() -> None:
 def test_goodput_for_a_minute(work: str, least: float) -> None:
     """Where the loop does the work, it has less time for it: refusing takes some, too."""
 
-    async def lasts() -> None:
-        async with provider(work, "shed") as (callers, peak):
-            await callers.offer(OVERLOAD * peak, 3.0)
-            assert await kept(callers, peak, 60.0) >= least
+    async def lasts() -> float:
+        async with provider(work, 10, "shed") as callers:
+            return (await offered(callers, await peak_of(callers), 60.0, settle=3.0))[0]
 
-    asyncio.run(lasts())
+    assert asyncio.run(lasts()) >= least

@@ -92,7 +92,7 @@ class TestHopeless:
         played = self.queueing(under_way).play("critical", left=left)
         assert (played.error is None) is begun
         if not begun:
-            assert "s left and would take 0.061 s" in str(played.error)
+            assert "s left and would take 0.06 s" in str(played.error)
 
     def test_it_can_be_left_out(self) -> None:
         assert self.queueing(5, hopeless=False).play(left=0.001).error is None
@@ -102,6 +102,12 @@ class TestHopeless:
         place.limiter.lag = lambda: 0.05
         assert isinstance(place.play("critical", left=0.055).error, Overloaded)
         assert place.play("critical", left=0.065).error is None
+
+    def test_requests_that_differ_are_no_queue(self) -> None:
+        """Most take 100 ms, as ever, and some 1 ms: those need no more."""
+        place = self.queueing(5)
+        place.limiter.gradient.base, place.limiter.fastest = 0.1, 0.001
+        assert place.play(left=0.005).error is None
 
     def test_nobody_is_locked_out(self) -> None:
         """However slow it was: one after the other they are begun, and tell that it is over."""

@@ -22,9 +22,8 @@ _known: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Lag] = weakref.Weak
 def current() -> float:
     """Seconds by which the running loop is late, 0.0 where there is none or where it was late only once: a pause of the
     collector is no queue."""
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
+    loop = asyncio._get_running_loop()  # where there is none, this costs a tenth of an exception
+    if loop is None:
         return 0.0
     lag = _known.get(loop)
     if lag is None:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from meshlib import deadline, priorities
 from meshlib.errors import ConfigError, DeadlineExceeded, Refused
-from meshlib.flow import Call, RawHeaders, arun
+from meshlib.flow import INCOMING, Call, RawHeaders, arun
 from meshlib.model import ServiceUrl
 from meshlib.server.order import ProviderStack
 from meshlib.server.problems import problem
@@ -65,7 +65,7 @@ def call_of(scope: Scope, service: ServiceUrl, end: float | None) -> Call:
     query = scope.get("query_string", b"")
     headers: RawHeaders = [(name, value) for name, value in scope.get("headers", ())]
     target = b"%s?%s" % (path, query) if query else path
-    return Call(service, scope["method"], target, headers, replayable=False, deadline=end)
+    return Call(service, scope["method"], target, headers, replayable=False, extensions={INCOMING: True}, deadline=end)
 
 
 class _Request:

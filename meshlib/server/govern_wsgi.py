@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from meshlib import deadline, priorities
 from meshlib.errors import ConfigError, DeadlineExceeded, Refused
-from meshlib.flow import Call, run
+from meshlib.flow import INCOMING, Call, run
 from meshlib.model import ServiceUrl
 from meshlib.server.body import Body, closed
 from meshlib.server.order import ProviderStack
@@ -68,7 +68,7 @@ def call_of(environ: Environ, service: ServiceUrl, end: float | None) -> Call:
                for name, value in environ.items() if name.startswith("HTTP_")]  # fmt: skip
     headers += [(wire, environ[name].encode("latin-1")) for name, wire in _OF_THE_BODY if environ.get(name)]
     method = environ.get("REQUEST_METHOD", "GET")
-    return Call(service, method, target.encode("latin-1"), headers, replayable=False, deadline=end)
+    return Call(service, method, target.encode("latin-1"), headers, replayable=False, extensions={INCOMING: True}, deadline=end)
 
 
 class _Request:

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from meshlib import ConfigError, Match, Mesh, Settings, bulkhead, hedge, keys, on, rate_limit, retry, shed, timeout
+from meshlib import (
+    ConfigError,
+    Match,
+    Mesh,
+    Settings,
+    bulkhead,
+    circuit_breaker,
+    hedge,
+    keys,
+    on,
+    rate_limit,
+    retry,
+    shed,
+    timeout,
+)
 from meshlib.events import Events
 from meshlib.flow import Call
 from meshlib.policies.base import Policy, Site
@@ -178,3 +193,22 @@ def test_nothing_is_held_by_who_is_refused_below(first: bool) -> None:
     assert statuses(app, scope(), scope()) == [200, 429]
     (places,) = [layer for part, layer in provider._bound.items() if part.policy.kind == "bulkhead"]
     assert places.permits.free == 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("raises", [True, False])
+def test_a_circuit_for_an_app_that_fails_all_the_time(raises: bool) -> None:
+    seen: list[int] = []
+
+    async def failing(_scope: Any, _receive: Any, send: Any) -> None:
+        seen.append(1)
+        if raises:
+            raise ZeroDivisionError
+        await send({"type": "http.response.start", "status": 500})
+        await send({"type": "http.response.body", "body": b""})
+
+    app = governed_asgi(failing, stack(circuit_breaker(calls=5, minimum=5, open_for=30.0)))
+    for _ in range(5):
+        with suppress(ZeroDivisionError):
+            asked(app, scope())
+    status, headers, _ = asked(app, scope())
+    assert (status, headers["retry-after"], len(seen)) == (503, "30", 5)

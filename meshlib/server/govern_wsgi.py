@@ -114,7 +114,7 @@ class _Request:
         return Answer(self.status_code, self.headers, begun, body)
 
     def _start(self, status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
-        self.status_code = int(status[:3])
+        self.status_code = int(status[:3]) if status[:3].isdecimal() else 500
         if self.status_code in (429, 503):
             self.headers = {name.lower(): value for name, value in headers}
         return self._start_response(status, [*headers, *self._stack.fields(self._call)], *exc_info)

@@ -1,7 +1,7 @@
 """THE ORDER of a provider's layers, outermost first. A stack holds those of them that its provider uses; access_log, ip_list,
 authenticate and authorise have their places here, and are not built yet.
 
-observe                sees every request, and what became of it
+observe                sees every request, and what became of it (``metrics/server.py``: not a layer, for all are counted)
 access_log             the same, for one line each
 ip_list                the cheapest refusal of strangers
 authenticate           from here on the caller is who it says

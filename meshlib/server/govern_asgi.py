@@ -15,7 +15,7 @@ from meshlib.errors import ConfigError, DeadlineExceeded, Refused
 from meshlib.flow import INCOMING, Call, RawHeaders, arun
 from meshlib.model import ServiceUrl
 from meshlib.server.order import ProviderStack
-from meshlib.server.problems import problem
+from meshlib.server.problems import Said, given, problem
 from meshlib.server.types import AsgiApp, Message, Receive, Scope, SendMessage
 
 _DEADLINE: Final = deadline.HEADER.lower().encode("ascii")
@@ -39,7 +39,7 @@ def governed_asgi(app: AsgiApp, stack: ProviderStack) -> AsgiApp:
                 if stack.proceed is not None:
                     await _Request(app, scope, receive, send, stack, end=end).serve()
                 elif left == 0:
-                    await _refuse(scope, send, DeadlineExceeded("no time is left"))
+                    await _say(scope, send, problem(DeadlineExceeded("no time is left")))
                 else:
                     await app(scope, receive, send)
         finally:
@@ -94,11 +94,14 @@ class _Request:
         proceed = self._stack.proceed
         assert proceed is not None
         try:
-            await arun(proceed, self._call, self)
+            answer = await arun(proceed, self._call, self)
         except (Refused, DeadlineExceeded) as refusal:
             if self._begun:
                 raise  # the app's own, of something that it called
-            await _refuse(self._scope, self._send, refusal)
+            await _say(self._scope, self._send, problem(refusal))
+        else:
+            if not self._begun:
+                await _say(self._scope, self._send, given(answer))
 
     async def send(self, call: Call) -> Any:
         if self._begun:
@@ -131,8 +134,8 @@ class _Request:
         """It is out already."""
 
 
-async def _refuse(scope: Scope, send: SendMessage, error: Refused | DeadlineExceeded) -> None:
-    status, headers, body = problem(error)
-    raw = [(name.lower().encode("ascii"), value.encode("ascii")) for name, value in headers]
+async def _say(scope: Scope, send: SendMessage, said: Said) -> None:
+    status, headers, body = said
+    raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
     await send({"type": "http.response.start", "status": status, "headers": raw})
     await send({"type": "http.response.body", "body": b"" if scope.get("method") == "HEAD" else body})

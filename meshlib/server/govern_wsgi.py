@@ -18,11 +18,12 @@ from meshlib.flow import INCOMING, Call, run
 from meshlib.model import ServiceUrl
 from meshlib.server.body import Body, closed
 from meshlib.server.order import ProviderStack
-from meshlib.server.problems import problem
+from meshlib.server.problems import Said, given, problem
 from meshlib.server.types import Environ, StartResponse, WsgiApp
 
 _DEADLINE: Final = "HTTP_" + deadline.HEADER.upper().replace("-", "_")
 _PRIORITY: Final = "HTTP_" + priorities.HEADER.upper().replace("-", "_")
+_PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
 _OF_THE_BODY: Final = (("CONTENT_TYPE", b"Content-Type"), ("CONTENT_LENGTH", b"Content-Length"))
 
 
@@ -34,7 +35,7 @@ def governed_wsgi(app: WsgiApp, stack: ProviderStack) -> WsgiApp:
     def governed(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         left = deadline.seconds_of(environ.get(_DEADLINE, ""))
         if left == 0 and stack.proceed is None:
-            return _refuse(environ, start_response, DeadlineExceeded("no time is left"))
+            return _say(environ, start_response, problem(DeadlineExceeded("no time is left")))
         end = None if left is None else deadline.now() + left
         said = environ.get(_PRIORITY)
         # Set even when they are none: a thread serves one request after the other, and a body may not have been closed.
@@ -89,11 +90,12 @@ class _Request:
         proceed = self._stack.proceed
         assert proceed is not None
         try:
-            return run(proceed, self._call, self)  # type: ignore[no-any-return]
+            answer: Any = run(proceed, self._call, self)
         except (Refused, DeadlineExceeded) as refusal:
             if self._begun:
                 raise  # the app's own, of something that it called
-            return _refuse(self._environ, self._start_response, refusal)
+            return _say(self._environ, self._start_response, problem(refusal))
+        return answer if self._begun else _say(self._environ, self._start_response, given(answer))
 
     def send(self, call: Call) -> Any:
         if self._begun:
@@ -160,7 +162,7 @@ def _begun(parts: Iterator[bytes]) -> Iterator[bytes]:
     return iter(())
 
 
-def _refuse(environ: Environ, start_response: StartResponse, error: Refused | DeadlineExceeded) -> Iterable[bytes]:
-    status, headers, body = problem(error)
-    start_response(f"{status} {HTTPStatus(status).phrase}", headers)
+def _say(environ: Environ, start_response: StartResponse, said: Said) -> Iterable[bytes]:
+    status, headers, body = said
+    start_response(f"{status} {_PHRASES.get(status, 'Unknown')}", headers)
     return [] if environ.get("REQUEST_METHOD") == "HEAD" else [body]

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import math
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 from meshlib.errors import BulkheadFull, DeadlineExceeded, Overloaded, RateLimited, Refused
+
+Said: TypeAlias = tuple[int, list[tuple[str, str]], bytes]
+"""Status, headers and body of an answer."""
 
 MEDIA_TYPE: Final = "application/problem+json"
 
@@ -21,7 +24,7 @@ _DETAILS: Final[tuple[tuple[type[Exception], HTTPStatus, str], ...]] = (
 """What is told of each: never the error's own text, which names what is behind us."""
 
 
-def problem(error: Refused | DeadlineExceeded) -> tuple[int, list[tuple[str, str]], bytes]:
+def problem(error: Refused | DeadlineExceeded) -> Said:
     """The answer for a request that was refused with ``error``, as ``(status, headers, body)``: 429 for
     :class:`~meshlib.errors.RateLimited`, with ``RateLimit`` and ``RateLimit-Policy``; 503 for any other
     :class:`~meshlib.errors.Refused`; 504 for :class:`~meshlib.errors.DeadlineExceeded`. Both of the former with ``Retry-After``
@@ -45,3 +48,9 @@ def _fields(error: Refused | DeadlineExceeded) -> list[tuple[str, str]]:
     if isinstance(error, Refused):
         return [("Retry-After", str(max(1, math.ceil(error.retry_after or 0.0))))]
     return []
+
+
+def given(answer: Any) -> Said:
+    """What a layer answered in place of the app (an injected fault, say): a response as clients get it."""
+    raw = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers.raw]
+    return answer.status_code, raw, answer.content

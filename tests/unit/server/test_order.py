@@ -15,6 +15,7 @@ from meshlib import (
     bulkhead,
     circuit_breaker,
     hedge,
+    inject_fault,
     keys,
     on,
     rate_limit,
@@ -25,11 +26,11 @@ from meshlib import (
 from meshlib.events import Events
 from meshlib.flow import Call
 from meshlib.policies.base import Policy, Site
-from meshlib.server import ORDER, ProviderStack, governed_asgi
+from meshlib.server import ORDER, ProviderStack, governed_asgi, governed_wsgi
 from meshlib.server.order import in_order
 from meshlib.testing import Reply, play
 from tests.unit.flows import call_to
-from tests.unit.server.serving import asked, scope, stack
+from tests.unit.server.serving import Started, asked, environ, layer_of, scope, stack
 from tests.unit.server.test_asgi import tea
 
 POSTS = Match(method="POST", path="/orders/*")
@@ -212,3 +213,15 @@ def test_a_circuit_for_an_app_that_fails_all_the_time(raises: bool) -> None:
             asked(app, scope())
     status, headers, _ = asked(app, scope())
     assert (status, headers["retry-after"], len(seen)) == (503, "30", 5)
+
+
+def test_an_injected_fault_answers_in_place_of_the_app() -> None:
+    provider = stack(bulkhead(1), inject_fault(abort=418, percent=100, when=POSTS))
+    status, headers, body = asked(governed_asgi(tea, provider), scope("/orders/7", "POST"))
+    assert (status, headers["x-mesh-fault"], body) == (418, "abort", b"injected fault")
+    started = Started()
+    wsgi: Any = governed_wsgi(lambda *_: [], provider)(environ("/orders/7", "POST"), started)
+    assert (started.status, list(wsgi)) == ("418 I'm a Teapot", [b"injected fault"])
+    wsgi.close()
+    assert asked(governed_asgi(tea, provider), scope())[0] == 200
+    assert layer_of(provider, "bulkhead").permits.free == 1

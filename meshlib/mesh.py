@@ -105,7 +105,7 @@ class Mesh:
         self._own: View | None = None  # of our own service, once somebody shares a quota with its other instances
         self._office = Office(self.settings, self.events, self._kv, clock=self._clock, wall=self._wall)
         self._stacks_known: weakref.WeakSet[Stack] = weakref.WeakSet()
-        self._providers: weakref.WeakSet[server.ProviderStack] = weakref.WeakSet()
+        self._provider_stacks: weakref.WeakSet[server.ProviderStack] = weakref.WeakSet()
         self._registrations: list[Registration] = []
         self._inherited: list[int | None] = []  # ports that the parent of this process had registered
         self._announcement: Announcement | None = None
@@ -426,7 +426,7 @@ class Mesh:
         site = replace(self._site(own), state_dir=lambda: self.settings.state_path / "provider")
         stack = server.ProviderStack(site, policies, service=own)
         with self._lock:
-            self._providers.add(stack)
+            self._provider_stacks.add(stack)
         return stack
 
     def _site(self, target: ServiceUrl, method: str = "", template: str = "") -> Site:

@@ -14,7 +14,7 @@ from meshlib import deadline, priorities
 from meshlib.errors import ConfigError, DeadlineExceeded, Refused
 from meshlib.flow import INCOMING, Call, RawHeaders, arun
 from meshlib.model import ServiceUrl
-from meshlib.server.order import ProviderStack
+from meshlib.server.order import NONE, ProviderStack
 from meshlib.server.problems import Said, given, problem
 from meshlib.server.types import AsgiApp, Message, Receive, Scope, SendMessage
 
@@ -22,7 +22,7 @@ _DEADLINE: Final = deadline.HEADER.lower().encode("ascii")
 _PRIORITY: Final = priorities.HEADER.lower().encode("ascii")
 
 
-def governed_asgi(app: AsgiApp, stack: ProviderStack) -> AsgiApp:
+def governed_asgi(app: AsgiApp, stack: ProviderStack = NONE) -> AsgiApp:
     """``app``, in which calls are bound by the deadline that a request brings in its header ``X-Mesh-Deadline`` and have its
     priority, under the layers of ``stack``. Requests that are refused are answered with a problem document; errors of the app
     go on. Tasks that the app begins inherit the deadline: ``meshlib.until(None)`` frees those that outlive the request."""

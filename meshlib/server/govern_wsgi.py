@@ -17,7 +17,7 @@ from meshlib.errors import ConfigError, DeadlineExceeded, Refused
 from meshlib.flow import INCOMING, Call, run
 from meshlib.model import ServiceUrl
 from meshlib.server.body import Body, closed
-from meshlib.server.order import ProviderStack
+from meshlib.server.order import NONE, ProviderStack
 from meshlib.server.problems import Said, given, problem
 from meshlib.server.types import Environ, StartResponse, WsgiApp
 
@@ -27,7 +27,7 @@ _PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
 _OF_THE_BODY: Final = (("CONTENT_TYPE", b"Content-Type"), ("CONTENT_LENGTH", b"Content-Length"))
 
 
-def governed_wsgi(app: WsgiApp, stack: ProviderStack) -> WsgiApp:
+def governed_wsgi(app: WsgiApp, stack: ProviderStack = NONE) -> WsgiApp:
     """``app``, in which calls (and the making of the body) are bound by the deadline that a request brings in its header
     ``X-Mesh-Deadline`` and have its priority, under the layers of ``stack``. Requests that are refused are answered with a
     problem document; errors of the app go on."""

@@ -132,3 +132,7 @@ def _kind(policy: Policy) -> tuple[str, Match | None]:
 
 def _inner(layer: Layer) -> Any:
     return layer.layer if isinstance(layer, Only) else layer
+
+
+NONE: Final = ProviderStack(Site())
+"""No layers: deadlines and priorities only."""

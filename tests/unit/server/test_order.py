@@ -170,16 +170,16 @@ def test_explain_says_how_it_stands() -> None:
     assert len(provider.explain(Call(provider.service, "POST", b"/orders/7"))) == 2
 
 
-def test_a_mesh_knows_its_providers() -> None:
+def test_a_mesh_knows_its_provider_stacks() -> None:
     with Mesh(Settings(service="orders", namespace="shop.prod", registry="memory://providers")) as mesh:
         app = mesh.asgi(tea, policies=[rate_limit("1/h")])
-        (provider,) = mesh._providers
+        (provider,) = mesh._provider_stacks
         assert (provider.site.service, provider.site.method) == ("shop.prod.orders", "")
         assert provider.site.state_dir() == mesh.settings.state_path / "provider"
         assert statuses(app, scope(), scope()) == [200, 429]
         assert mesh.events.counts()["rate_limit.refused", "shop.prod.orders", ""] == 1
         wsgi = mesh.wsgi(lambda *_: [b"tea"], policies=[bulkhead(1)])
-        assert {each.policies for each in mesh._providers} == {(rate_limit("1/h"),), (bulkhead(1),)}
+        assert {each.policies for each in mesh._provider_stacks} == {(rate_limit("1/h"),), (bulkhead(1),)}
         del app, wsgi, provider
     with pytest.raises(ConfigError, match="retry cannot stand on a provider"):
         Mesh(Settings(registry="memory://providers")).wsgi(lambda *_: [], policies=[retry()])

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from meshlib import adaptive_concurrency, shed
+from meshlib import adaptive_concurrency, deadline, shed
 from meshlib.policies.base import Policy
 from meshlib.server import governed_asgi
 from meshlib.testing import FakeClock, run_virtual
@@ -25,9 +25,8 @@ HEADERS = ((b"x-mesh-deadline", b"200"),)
 class Provider:
     """``good`` and ``wasted``: requests of the last seconds that were served in time, and too late."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, work: str, *policies: Policy) -> None:
+    def __init__(self, work: str, *policies: Policy) -> None:
         self.clock, self.chance, self._work, self._resource = FakeClock(), random.Random(7), work, asyncio.Lock()
-        monkeypatch.setattr("time.monotonic", self.clock)
         self._app = governed_asgi(self._served, stack(*policies, clock=self.clock))
         self.good = self.wasted = 0
         self.counting = False
@@ -71,7 +70,8 @@ class Provider:
             self.counting = True
             await self.offer(500, seconds)
 
-        run_virtual(main(), clock=self.clock)
+        with deadline.timed_by(self.clock):
+            run_virtual(main(), clock=self.clock)
         return self.good / (seconds / SERVICE)
 
 
@@ -80,17 +80,17 @@ WORKS = pytest.mark.parametrize("work", ["queue", "block"])
 
 @WORKS
 @pytest.mark.parametrize("policy", [shed(), adaptive_concurrency()], ids=lambda policy: policy.kind)
-def test_it_goes_on(monkeypatch: pytest.MonkeyPatch, work: str, policy: Policy) -> None:
-    provider = Provider(monkeypatch, work, policy)
+def test_it_goes_on(work: str, policy: Policy) -> None:
+    provider = Provider(work, policy)
     assert provider.overload() > (0.97 if work == "queue" else 0.85)  # refusing 400 takes 12 % of a loop
     assert provider.wasted < 0.05 * provider.good
 
 
 @WORKS
-def test_the_control_without(monkeypatch: pytest.MonkeyPatch, work: str) -> None:
-    assert Provider(monkeypatch, work).overload(3.0) < 0.15
+def test_the_control_without(work: str) -> None:
+    assert Provider(work).overload(3.0) < 0.15
 
 
-def test_the_control_without_the_lag(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_control_without_the_lag() -> None:
     """By latency and places alone nothing is seen of a blocked loop: there is never more than one at a time."""
-    assert Provider(monkeypatch, "block", adaptive_concurrency(late=False)).overload(3.0) < 0.15
+    assert Provider("block", adaptive_concurrency(late=False)).overload(3.0) < 0.15

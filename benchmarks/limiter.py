@@ -16,7 +16,7 @@ import httpx2
 
 from benchmarks.call import answer
 from benchmarks.measure import Row, interleaved, ratio
-from meshlib import Mesh, Settings, bulkhead, rate_limit
+from meshlib import Mesh, Settings, adaptive_concurrency, bulkhead, rate_limit
 from meshlib.backends.memory import store
 from meshlib.model import Instance
 from meshlib.policies.base import Site
@@ -54,6 +54,14 @@ def _cases(site: Site) -> dict[str, Callable[[], object]]:
         assert place is not None
         place()
 
+    limiter = adaptive_concurrency().limiter(site)
+
+    def granted() -> None:
+        permit = limiter.take(limiter.lag())
+        assert permit is not None
+        permit()
+        limiter.answered(permit, None)
+
     return {
         "one limit": take("4096/1ms"),
         "one limit, reached": take("1/h"),
@@ -62,6 +70,7 @@ def _cases(site: Site) -> dict[str, Callable[[], object]]:
         "one limit by key": take("4096/1ms", key=b"shop"),
         "one limit of the host": take("4096/1ms", scope="host"),
         "bulkhead, in and out": in_and_out,
+        "adaptive_concurrency, in and out": granted,
     }
 
 

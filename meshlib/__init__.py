@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         MissingExtra,
         NoInstances,
         NotFound,
+        Overloaded,
         PortInUse,
         RateLimited,
         Refused,
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from meshlib.lifecycle import Registration
     from meshlib.mesh import Mesh
     from meshlib.model import Instance, ServiceUrl, Snapshot, Status
+    from meshlib.policies.adaptive import adaptive_concurrency
     from meshlib.policies.budget import RetryBudget
     from meshlib.policies.bulkhead import bulkhead
     from meshlib.policies.cache import cache
@@ -67,10 +69,14 @@ if TYPE_CHECKING:
     from meshlib.policies.hedge import hedge
     from meshlib.policies.inject_fault import inject_fault
     from meshlib.policies.match import Match
+    from meshlib.policies.on import on
     from meshlib.policies.rate_limit import rate_limit
     from meshlib.policies.retry import retry
     from meshlib.policies.routes import Mirror, Rule, route
+    from meshlib.policies.shed import shed
     from meshlib.policies.timeout import timeout
+    from meshlib.priorities import priority
+    from meshlib.server.problems import problem
     from meshlib.settings import RegistryUrl, Settings
     from meshlib.subsets import Subset
 
@@ -102,6 +108,7 @@ __all__ = [
     "MissingExtra",
     "NoInstances",
     "NotFound",
+    "Overloaded",
     "Path",
     "PortInUse",
     "Query",
@@ -127,6 +134,7 @@ __all__ = [
     "Unauthorized",
     "UnprocessableContent",
     "__version__",
+    "adaptive_concurrency",
     "breakers_of",
     "bulkhead",
     "cache",
@@ -138,15 +146,19 @@ __all__ = [
     "hedge",
     "inject_fault",
     "keys",
+    "on",
     "options",
     "patch",
     "pickers",
     "post",
+    "priority",
+    "problem",
     "put",
     "rate_limit",
     "retry",
     "route",
     "service_client",
+    "shed",
     "time_left",
     "timeout",
     "until",
@@ -160,13 +172,15 @@ _HOMES = {
     "meshlib.errors": (
         "AttemptError AttemptTimeout BadRequest BulkheadFull CallError CasConflict CircuitOpen ClientError ConfigError "
         "Conflict ConnectFailed ConnectionLost DeadlineExceeded DecodeError Forbidden GatewayTimeout InvalidAnswer "
-        "MeshError MissingExtra NoInstances NotFound PortInUse RateLimited Refused RegistryDenied RegistryError "
+        "MeshError MissingExtra NoInstances NotFound Overloaded PortInUse RateLimited Refused RegistryDenied "
+        "RegistryError "
         "RegistryUnavailable ServerError ServiceUnavailable StatusError StoreError TooManyRequests "
         "Unauthorized UnprocessableContent "
     ),
     "meshlib.lifecycle": "Registration",
     "meshlib.mesh": "Mesh",
     "meshlib.model": "Instance ServiceUrl Snapshot Status",
+    "meshlib.policies.adaptive": "adaptive_concurrency",
     "meshlib.policies.budget": "RetryBudget",
     "meshlib.policies.bulkhead": "bulkhead",
     "meshlib.policies.cache": "cache",
@@ -175,10 +189,14 @@ _HOMES = {
     "meshlib.policies.hedge": "hedge",
     "meshlib.policies.inject_fault": "inject_fault",
     "meshlib.policies.match": "Match",
+    "meshlib.policies.on": "on",
     "meshlib.policies.rate_limit": "rate_limit",
     "meshlib.policies.retry": "retry",
     "meshlib.policies.routes": "Mirror Rule route",
+    "meshlib.policies.shed": "shed",
     "meshlib.policies.timeout": "timeout",
+    "meshlib.priorities": "priority",
+    "meshlib.server.problems": "problem",
     "meshlib.settings": "RegistryUrl Settings",
     "meshlib.subsets": "Subset",
 }

@@ -14,7 +14,8 @@ MeshError
 │   ├── Refused                  one of our own policies did not let it go; ``retry_after`` says when it may
 │   │   ├── RateLimited          the rate limit: as many as it allows have passed
 │   │   ├── BulkheadFull         the bulkhead: as many as it allows are under way
-│   │   └── CircuitOpen          the circuit breaker: too many calls failed or were slow
+│   │   ├── CircuitOpen          the circuit breaker: too many calls failed or were slow
+│   │   └── Overloaded           adaptive_concurrency or shed: more than can be done, or than can be done in time
 │   ├── DecodeError              the answer is not of the declared type
 │   └── StatusError              the answer has an error status
 │       ├── ClientError          4xx: BadRequest, Unauthorized, Forbidden, NotFound, Conflict,
@@ -183,6 +184,10 @@ class BulkheadFull(Refused):
 class CircuitOpen(Refused):
     """The circuit breaker lets nothing through for a while, as too many calls failed or were slow; or as many probes as it
     allows are under way."""
+
+
+class Overloaded(Refused):
+    """By what latency says, more calls are under way than is good for them, or this one would not be done in time."""
 
 
 class DecodeError(CallError):

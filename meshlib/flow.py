@@ -42,6 +42,9 @@ IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
 FUNCTION = "CALL"
 """The method of a call of a plain function."""
 
+INCOMING = "meshlib.incoming"
+"""Among the extensions of a request that is served here: its errors are the app's."""
+
 IDEMPOTENCY_KEY = b"Idempotency-Key"
 """The header by which a provider knows that it has done this work already (draft-ietf-httpapi-idempotency-key-header)."""
 

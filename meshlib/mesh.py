@@ -11,6 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -104,6 +105,7 @@ class Mesh:
         self._own: View | None = None  # of our own service, once somebody shares a quota with its other instances
         self._office = Office(self.settings, self.events, self._kv, clock=self._clock, wall=self._wall)
         self._stacks_known: weakref.WeakSet[Stack] = weakref.WeakSet()
+        self._provider_stacks: weakref.WeakSet[server.ProviderStack] = weakref.WeakSet()
         self._registrations: list[Registration] = []
         self._inherited: list[int | None] = []  # ports that the parent of this process had registered
         self._announcement: Announcement | None = None
@@ -311,19 +313,26 @@ class Mesh:
         :class:`PortInUse`."""
         return lifecycle.listen(self.settings, port, backlog=backlog)
 
-    def wsgi(self, app: server.WsgiApp, *, management: bool = True) -> server.WsgiApp:
-        """``app`` as a provider: its requests are counted, so that closing a registration waits for them, and their deadlines
-        bound the calls made for them. Beside it, the management endpoints are served, unless ``management`` is false."""
-        served = server.wsgi(server.timed_wsgi(app), self.in_flight)
+    def wsgi(self, app: server.WsgiApp, *, policies: Iterable[Policy] = (), management: bool = True) -> server.WsgiApp:
+        """``app`` as a provider, under ``policies``: its requests are counted, so that closing a registration waits for them,
+        and their deadlines and priorities are those of the calls made for them. What is refused is answered with a problem
+        document (RFC 9457). Beside it, the management endpoints are served, unless ``management`` is false. Raises
+        :class:`ConfigError` for a policy that cannot stand on a provider."""
+        served = server.wsgi(server.governed_wsgi(app, self._provider(policies)), self.in_flight)
         served = served if self._metered is None else counted_wsgi(served, self._metered.requests)
         return self.management.wsgi(served) if management else served
 
     def asgi(
-        self, app: server.AsgiApp, *, management: bool = True, own: Callable[[], Collection[str]] = tuple
+        self,
+        app: server.AsgiApp,
+        *,
+        policies: Iterable[Policy] = (),
+        management: bool = True,
+        own: Callable[[], Collection[str]] = tuple,
     ) -> server.AsgiApp:
         """The same for ASGI; when the server tells its lifespan's end, registrations are closed. Paths that ``own()`` names
         are the app's, even if a management endpoint has the same."""
-        served = server.asgi(server.timed_asgi(app), self.in_flight, self._stopped)
+        served = server.asgi(server.governed_asgi(app, self._provider(policies)), self.in_flight, self._stopped)
         served = served if self._metered is None else counted_asgi(served, self._metered.requests)
         return self.management.asgi(served, own) if management else served
 
@@ -410,6 +419,15 @@ class Mesh:
     def _stacks_of(self, target: ServiceUrl) -> list[Stack]:
         with self._lock:
             return [stack for stack in self._stacks_known if stack.site.service == str(target.name)]
+
+    def _provider(self, policies: Iterable[Policy]) -> server.ProviderStack:
+        own = ServiceUrl(self.settings.service, self.settings.namespace)
+        # Apart from the limits that consumers of this service keep on this host.
+        site = replace(self._site(own), state_dir=lambda: self.settings.state_path / "provider")
+        stack = server.ProviderStack(site, policies, service=own)
+        with self._lock:
+            self._provider_stacks.add(stack)
+        return stack
 
     def _site(self, target: ServiceUrl, method: str = "", template: str = "") -> Site:
         return Site(

@@ -18,6 +18,7 @@ from meshlib.deadline import bounded, of_attempt
 from meshlib.errors import AttemptError, AttemptTimeout, ConnectFailed, ConnectionLost, DeadlineExceeded, NoInstances
 from meshlib.flow import Call, Flow, Next, Wait, tried_instances
 from meshlib.outcome import Outcome, of_answer, of_error
+from meshlib.priorities import inherited, marked
 from meshlib.subsets import Subset
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,8 @@ class Balance:
         start = self._clock()
         unlimited = call.deadline is None and call.attempt_timeout is None
         attempt = (call if unlimited else bounded(call, start)).to(endpoint)
+        if level := inherited():
+            attempt.headers = marked(attempt.headers, level)
         last_resort = endpoint.ejected is not None
         if call.visited is not None:
             call.visited.append(endpoint)

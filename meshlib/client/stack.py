@@ -1,5 +1,4 @@
-"""THE ORDER of a consumer's layers, outermost first. A stack holds those of them that its client uses; adaptive_concurrency has
-its place here, and is not built yet.
+"""THE ORDER of a consumer's layers, outermost first. A stack holds those of them that its client uses.
 
 observe                outermost: counts what the caller gets, whoever has decided it
 fallback               sees what everything below came to; above the cache, which must not keep what it gives

@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, ClassVar, Final, TypeAlias
 
 from meshlib.errors import AttemptError, CircuitOpen, ConfigError, DeadlineExceeded, NoInstances, Refused, StatusError
-from meshlib.flow import FUNCTION, Call, Flow, Layer, Next
+from meshlib.flow import FUNCTION, INCOMING, Call, Flow, Layer, Next
 from meshlib.outcome import Outcome, of_answer, of_error, of_status
 from meshlib.policies.base import LAYERS, Policy, Site
 from meshlib.policies.breaker import Breaker, Condition
@@ -222,14 +222,14 @@ class CircuitBreaker:
 
 
 def _of_problem(call: Call, problem: Exception) -> Outcome:
-    """What an exception says of the service or the function that was called."""
+    """What an exception says of the service, the function or the app that was called."""
     if isinstance(problem, (Refused, NoInstances)):
         return Outcome.NOTHING
     if isinstance(problem, AttemptError):
         return of_error(problem)
     if isinstance(problem, StatusError):
         return of_status(problem.status, problem.retry_after is not None)
-    if call.method == FUNCTION:
+    if call.method == FUNCTION or INCOMING in call.extensions:
         return Outcome.FAILED
     # A service had the time when it was sent there: else there was none left to begin with.
     return Outcome.FAILED if isinstance(problem, DeadlineExceeded) and problem.instance is not None else Outcome.NOTHING

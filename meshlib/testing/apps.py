@@ -51,9 +51,9 @@ class Hosted:
         self.kind, self._clock, self._portal = kind_of(app), clock, portal
         self._app = app
         if self.kind == "wsgi":
-            self._wsgi = httpx2.WSGITransport(server.timed_wsgi(app))
+            self._wsgi = httpx2.WSGITransport(server.governed_wsgi(app))
         elif self.kind == "asgi":
-            self._asgi = httpx2.ASGITransport(server.timed_asgi(app))
+            self._asgi = httpx2.ASGITransport(server.governed_asgi(app))
 
     def answer(self, request: httpx2.Request) -> httpx2.Response:
         """The answer, for a blocking caller."""

@@ -15,10 +15,11 @@ import threading
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from meshlib import Mesh, get, lifecycle, server, service_client
+from meshlib import Mesh, get, lifecycle, service_client
 from meshlib.discovery import registration as registering
 from meshlib.discovery import siblings
 from meshlib.discovery.siblings import Alone, Record, Siblings
+from meshlib.server import over_asgi
 
 
 class _Deaf:
@@ -42,7 +43,7 @@ def switch_off(defence: str) -> None:
             leave = Siblings.leave
             Siblings.leave = lambda group: leave(group) or True  # type: ignore[method-assign]
         case "lifespan":
-            server._Lifespan = _Deaf  # type: ignore[attr-defined]
+            over_asgi.Lifespan = _Deaf  # type: ignore[attr-defined]
         case "successor":
             registering.successor_expected = lambda _: False  # type: ignore[attr-defined]
 

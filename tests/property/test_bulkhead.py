@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshlib import BulkheadFull, bulkhead
+from meshlib import Refused, bulkhead
 from meshlib.flow import Call, arun, compose, run
 from meshlib.policies.base import Site
 from meshlib.policies.bulkhead import Permits, Place
@@ -107,7 +107,7 @@ class Storm:
         for _ in range(CALLS):
             try:
                 answer = run(self.proceed, call_to(), Inside(self))
-            except (BulkheadFull, ZeroDivisionError):
+            except (Refused, ZeroDivisionError):
                 continue
             self.leave()
             answer.close()
@@ -116,7 +116,7 @@ class Storm:
         for _ in range(CALLS // 4):
             try:
                 answer = await arun(self.proceed, call_to(), AsyncInside(self))
-            except (BulkheadFull, ZeroDivisionError):
+            except (Refused, ZeroDivisionError):
                 continue
             try:
                 await asyncio.sleep(self.chance.random() / 1000)

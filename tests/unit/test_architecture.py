@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "flow": FACTS | {"background"},
     "background": {"threads"},
     "deadline": FLOW,
+    "priorities": FLOW,
     "outcome": {"errors"},
     "answers": FLOW,
     "patterns": {"errors"},
@@ -38,8 +39,8 @@ ALLOWED: dict[str, set[str]] = {
     "keys": FLOW | {"text"},
     "policies": SETTINGS
     | {"answers", "deadline", "events", "fields", "files", "flow", "keys", "metrics", "outcome", "patterns", "subsets"}
-    | {"threads"},
-    "balance": FLOW | {"deadline", "keys", "outcome", "subsets"},
+    | {"priorities", "threads"},
+    "balance": FLOW | {"deadline", "keys", "outcome", "priorities", "subsets"},
     "security": FLOW,
     "values": FACTS | {"security"},
     "settings": FACTS | {"values", "security"},
@@ -56,7 +57,7 @@ ALLOWED: dict[str, set[str]] = {
     "client": SETTINGS
     | {"answers", "deadline", "events", "flow", "balance", "outcome", "policies", "subsets", "text", "transport"},
     "mounts": SETTINGS | {"answers", "deadline", "flow", "balance", "client", "policies", "requests", "transport"},
-    "server": FLOW | {"deadline", "security", "policies"},
+    "server": FLOW | {"deadline", "security", "policies", "priorities"},
     # A mesh for tests is a mesh: only what tests are made of has nobody above it.
     "testing": SETTINGS
     | {
@@ -167,11 +168,11 @@ def test_the_negative_control(tmp_path: Path) -> None:
 PUBLIC = """
 AttemptError AttemptTimeout BadRequest Body BulkheadFull CallError CasConflict CircuitOpen ClientError ConfigError Conflict
 ConnectFailed ConnectionLost DeadlineExceeded DecodeError Forbidden GatewayTimeout Header Instance InvalidAnswer Match Mesh
-MeshError Mirror MissingExtra NoInstances NotFound Path PortInUse Query RateLimited Refused Registration RegistryDenied
-RegistryError RegistryUnavailable RegistryUrl RetryBudget Rule ServerError ServiceUnavailable ServiceUrl Settings Snapshot
-Status StatusError StoreError Subset TooManyRequests Unauthorized UnprocessableContent __version__ breakers_of bulkhead cache
-circuit_breaker delete fallback get head hedge inject_fault keys options patch pickers post put rate_limit retry route
-service_client time_left timeout until
+MeshError Mirror MissingExtra NoInstances NotFound Overloaded Path PortInUse Query RateLimited Refused Registration
+RegistryDenied RegistryError RegistryUnavailable RegistryUrl RetryBudget Rule ServerError ServiceUnavailable ServiceUrl
+Settings Snapshot Status StatusError StoreError Subset TooManyRequests Unauthorized UnprocessableContent __version__
+adaptive_concurrency breakers_of bulkhead cache circuit_breaker delete fallback get head hedge inject_fault keys on options
+patch pickers post priority problem put rate_limit retry route service_client shed time_left timeout until
 """
 
 

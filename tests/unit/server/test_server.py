@@ -11,7 +11,7 @@ from wsgiref.handlers import SimpleHandler
 import pytest
 
 from meshlib import deadline
-from meshlib.server import InFlight, asgi, timed_asgi, timed_wsgi, wsgi
+from meshlib.server import InFlight, asgi, governed_asgi, governed_wsgi, wsgi
 
 
 def start_noted(said: list[Any]) -> Any:
@@ -232,7 +232,7 @@ class TestDeadlines:
     @pytest.mark.parametrize(("header", "least", "most"), [("1500", 1.0, 1.5), ("9999999999", 3599.0, 3600.0)])
     def test_the_app_and_its_body_know_it(self, header: str, least: float, most: float) -> None:
         seen: list[float | None] = []
-        body = timed_wsgi(self.noting(seen))({"HTTP_X_MESH_DEADLINE": header}, start_noted([]))
+        body = governed_wsgi(self.noting(seen))({"HTTP_X_MESH_DEADLINE": header}, start_noted([]))
         list(body)
         body.close()  # type: ignore[attr-defined]
         assert all(left is not None and least < left <= most for left in seen), seen
@@ -241,12 +241,12 @@ class TestDeadlines:
     @pytest.mark.parametrize("environ", [{}, {"HTTP_X_MESH_DEADLINE": "soon"}])
     def test_without_one(self, environ: dict[str, Any]) -> None:
         seen: list[float | None] = []
-        list(timed_wsgi(self.noting(seen))(environ, start_noted([])))
+        list(governed_wsgi(self.noting(seen))(environ, start_noted([])))
         assert seen == [None, None]
 
     def test_a_request_before_whose_body_was_not_closed(self) -> None:
         seen: list[float | None] = []
-        app = timed_wsgi(self.noting(seen))
+        app = governed_wsgi(self.noting(seen))
         kept = app({"HTTP_X_MESH_DEADLINE": "900"}, start_noted([]))
         list(app({}, start_noted([])))
         assert seen == [None, None]
@@ -254,13 +254,13 @@ class TestDeadlines:
 
     def test_an_app_that_fails(self) -> None:
         with pytest.raises(ZeroDivisionError):
-            timed_wsgi(lambda *_: 1 / 0)({"HTTP_X_MESH_DEADLINE": "900"}, start_noted([]))  # type: ignore[arg-type, return-value]
+            governed_wsgi(lambda *_: 1 / 0)({"HTTP_X_MESH_DEADLINE": "900"}, start_noted([]))  # type: ignore[arg-type, return-value]
         assert deadline.time_left() is None
 
     def test_what_is_too_late_is_refused(self) -> None:
         said: list[Any] = []
         seen: list[float | None] = []
-        body = timed_wsgi(self.noting(seen))({"HTTP_X_MESH_DEADLINE": "0"}, start_noted(said))
+        body = governed_wsgi(self.noting(seen))({"HTTP_X_MESH_DEADLINE": "0"}, start_noted(said))
         document = json.loads(b"".join(body))
         assert said[0][0] == "504 Gateway Timeout"
         assert dict(said[0][1])["Content-Type"] == "application/problem+json"
@@ -274,7 +274,7 @@ class TestDeadlines:
             await send({"type": "http.response.start", "status": 200})
 
         def ask(*headers: tuple[bytes, bytes]) -> list[Any]:
-            return asyncio.run(call_asgi(timed_asgi(app), {"type": "http", "headers": headers}))
+            return asyncio.run(call_asgi(governed_asgi(app), {"type": "http", "headers": headers}))
 
         ask((b"x-mesh-deadline", b"1500"))
         ask()
@@ -293,5 +293,5 @@ class TestDeadlines:
         async def app(scope: Any, *_: Any) -> None:
             seen.append(scope["type"])
 
-        asyncio.run(call_asgi(timed_asgi(app), {"type": "websocket", "headers": [(b"x-mesh-deadline", b"0")]}))
+        asyncio.run(call_asgi(governed_asgi(app), {"type": "websocket", "headers": [(b"x-mesh-deadline", b"0")]}))
         assert seen == ["websocket"]

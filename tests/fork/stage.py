@@ -77,6 +77,16 @@ class Seen:
     def now(self) -> tuple[tuple[str, str, str], ...]:
         return self.timeline[-1][1] if self.timeline else ()
 
+    @property
+    def generation(self) -> str | None:
+        """That of the instance that is listed; None while there is none."""
+        return self.now[0][1] if self.now else None
+
+    @property
+    def generations(self) -> set[str]:
+        """All that there have been."""
+        return {listed[0][1] for _, listed in self.timeline if listed}
+
 
 class _Stock(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"

@@ -54,8 +54,8 @@ def gunicorn(kind: str, workers: int, *, preload: bool = False, requests: int = 
 def uvicorn(workers: int) -> Cell:
     """Without a limit: its workers get about as many requests each, and those that all end at once do leave the registry,
     as only gunicorn tells that others are to come."""
-    return Cell(f"uvicorn x{workers}", ["-m", "uvicorn", "tests.fork.app:asgi", "--workers", str(workers), "--port", "{port}"],
-                workers)  # fmt: skip
+    return Cell(f"uvicorn x{workers}", ["-m", "uvicorn", "tests.fork.app:asgi", "--workers", str(workers), "--port", "{port}",
+                                         "--timeout-worker-healthcheck", "60"], workers)  # fmt: skip
 
 
 def pool(method: str, workers: int) -> Cell:

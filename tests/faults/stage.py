@@ -168,7 +168,7 @@ def newly_listed(registry: str, host: str = "127.0.0.1") -> Iterator[None]:
     asyncio.run(change("deregister"))
 
 
-def everybody_served(consumers: Iterable[Process], ports: Iterable[str], *, within: float = 10.0) -> None:
+def everybody_served(consumers: Iterable[Process], ports: Iterable[str], *, within: float = 30.0) -> None:
     """Wait until every instance has answered every consumer."""
     wanted = set(ports)
     for consumer in consumers:

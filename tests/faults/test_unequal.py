@@ -20,6 +20,8 @@ from meshlib.mesh import Mesh
 from tests.faults.stage import TOP
 from tests.faults.unequal import DELAY
 
+pytestmark = pytest.mark.alone
+
 RATE = 200.0
 TIMEOUT = 1.0
 HEALTHY, SETTLING, SICK = 3.0, 2.0, 6.0
@@ -135,7 +137,6 @@ def measured(many: Instances, stopping: Instances, **settings: object) -> tuple[
     return slowest / usual, success
 
 
-@pytest.mark.alone
 def test_half_the_fleet_misbehaves_and_callers_hardly_notice(many: Instances, stopping: Instances) -> None:
     slower, success = measured(many, stopping)
     assert slower <= 2.0

@@ -55,7 +55,7 @@ def uvicorn(workers: int) -> Cell:
     """Without a limit: its workers get about as many requests each, and those that all end at once do leave the registry,
     as only gunicorn tells that others are to come."""
     return Cell(f"uvicorn x{workers}", ["-m", "uvicorn", "tests.fork.app:asgi", "--workers", str(workers), "--port", "{port}",
-                                         "--timeout-worker-healthcheck", "60"], workers)  # fmt: skip
+                                         "--timeout-worker-healthcheck", "15"], workers)  # fmt: skip
 
 
 def pool(method: str, workers: int) -> Cell:

@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOAK_SECONDS ?= 60
+# Tests that run side by side: most of them wait most of the time.
+WORKERS ?= 3
 
 .PHONY: demo test lint types docs build wheel-check soak bench clean servers
 
@@ -20,7 +22,7 @@ servers:
 	@bash scripts/install-servers
 
 test: $(VENV)/.installed servers
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

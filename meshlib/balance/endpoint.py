@@ -37,20 +37,20 @@ class Endpoint:
 
     ``in_flight`` holds the attempts under way (adding to and discarding from a set are atomic, so it needs no lock and a
     release that comes twice does no harm); ``failures`` counts failures since the last good answer, ``ejections`` those as
-    an outlier that are not yet forgiven. ``cost``, and the ``latency`` in seconds as ``measured`` at a monotonic time, belong
-    to the picker that learns them, ``recent`` to who judges it. ``joined`` is the monotonic time at which it was first
-    listed, 0 for those there from the start.
+    an outlier that are not yet forgiven. ``cost``, and the ``latency`` in seconds as ``measured`` at a monotonic time
+    (``provisional``: the next measurement replaces it), belong to the picker that learns them, ``recent`` to who judges it.
+    ``joined`` is the monotonic time at which it was first listed, 0 for those there from the start.
     """
 
     __slots__ = ("_on_drained", "cost", "ejected", "ejections", "failures", "in_flight", "instance", "joined", "latency",
-                 "measured", "recent")  # fmt: skip
+                 "measured", "provisional", "recent")  # fmt: skip
 
     def __init__(self, instance: Instance, *, joined: float = 0.0) -> None:
         self.instance, self.joined = instance, joined
         self.in_flight: set[object] = set()
         self.ejected: Ejection | None = None
         self.failures = self.ejections = 0
-        self.cost, self.latency, self.measured = UNMEASURED, 0.0, 0.0
+        self.cost, self.latency, self.measured, self.provisional = UNMEASURED, 0.0, 0.0, False
         self.recent: Any = None
         self._on_drained: Callable[[Endpoint], object] | None = None
 

@@ -25,8 +25,8 @@ class Namespace:
             raise Unavailable("network namespaces need root and iproute2")
         number = next(_numbers)
         self.name, self.router = f"meshlib-{os.getpid()}-{number}", f"meshlib-{os.getpid()}-{number}-router"
-        wire, net = f"mlv{os.getpid()}x{number}"[-15:], f"10.203.{(os.getpid() + number) % 250}"
-        self.ours, self.theirs = f"{net}.1", f"{net}.6"
+        wire, net = f"mlv{os.getpid()}x{number}"[-15:], _claimed()
+        self.net, self.ours, self.theirs = net, f"{net}.1", f"{net}.6"
         try:
             self._lay(wire, net)
         except Unavailable:
@@ -70,12 +70,29 @@ class Namespace:
         for name in (self.router, self.name):
             with suppress(Unavailable):
                 _ip("netns", "del", name)
+        with suppress(Unavailable):
+            _ip("route", "del", "blackhole", f"{self.net}.0/24")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _claimed() -> str:
+    """The first three bytes of addresses that nobody else uses, other runs of the tests on this machine included: there can be
+    only one such route. What is routed in detail does not go that way."""
+    why = ""
+    for number in range(250):
+        net = f"10.203.{(os.getpid() + number) % 250}"
+        try:
+            _ip("route", "add", "blackhole", f"{net}.0/24")
+        except Unavailable as reason:
+            why = str(reason)
+        else:
+            return net
+    raise Unavailable(why)
 
 
 def _ip(*words: str) -> None:

@@ -44,10 +44,14 @@ class Report:
         """The calls that failed after ``when``, in words."""
         return [f"+{at - when:.3f} s {error}" for at, error in self.failed if at >= when]
 
+    @property
+    def view(self) -> tuple[bool, int, int] | None:
+        """The view as it is: live, listed, suspects; None from a process that has only just begun."""
+        return self.timeline[-1][1:] if self.timeline else None
+
     def whole_since(self, instances: int) -> float | None:
         """Since when the view is live and lists ``instances``, none of them a suspect; None when it does not."""
-        when, *now = self.timeline[-1]
-        return when if now == [True, instances, 0] else None
+        return self.timeline[-1][0] if self.view == (True, instances, 0) else None
 
     def loss_seen(self, gone: float, back: float) -> float | None:
         """Seconds after ``gone`` at which the view was known not to be live; None when it was not before ``back``."""
@@ -164,7 +168,7 @@ def newly_listed(registry: str, host: str = "127.0.0.1") -> Iterator[None]:
     asyncio.run(change("deregister"))
 
 
-def everybody_served(consumers: Iterable[Process], ports: Iterable[str], *, within: float = 10.0) -> None:
+def everybody_served(consumers: Iterable[Process], ports: Iterable[str], *, within: float = 30.0) -> None:
     """Wait until every instance has answered every consumer."""
     wanted = set(ports)
     for consumer in consumers:

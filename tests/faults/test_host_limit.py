@@ -96,6 +96,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
     made.close()
 
 
+@pytest.mark.alone
 def test_eight_processes(host: Host) -> None:
     """How much is used depends on who else uses the machine: where it is busy, another try."""
     shares: list[float] = []

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
+import pytest
+
 from tests.faults.stage import TOP
 
 PROCESSES = 4
@@ -59,6 +61,7 @@ async def storm(rate: int, seconds: float, budget: str) -> Storm:
     return Storm(sum(int(out) for out, _ in said), Failing.requests)
 
 
+@pytest.mark.alone
 def test_retries_are_a_fifth_of_the_calls() -> None:
     seen = asyncio.run(storm(1000, SECONDS, "default"))
     print(seen)

@@ -20,9 +20,11 @@ from meshlib.mesh import Mesh
 from tests.faults.stage import TOP
 from tests.faults.unequal import DELAY
 
+pytestmark = pytest.mark.alone
+
 RATE = 200.0
 TIMEOUT = 1.0
-HEALTHY, SETTLING, SICK = 4.0, 2.0, 8.0
+HEALTHY, SETTLING, SICK = 3.0, 2.0, 6.0
 """Seconds of each phase."""
 
 

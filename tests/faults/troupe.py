@@ -124,7 +124,7 @@ class Troupe:
         self.await_registered(within=15)
         self.consumer = self.stage.consumer("--kind", "async", "--tasks", "8", "--rate", str(RATE))
         self.controls = {node: self._control(node) for node in cluster.nodes}
-        everybody_served([self.consumer, *self.controls.values()], self.ports, within=20)
+        everybody_served([self.consumer, *self.controls.values()], self.ports)
 
     def _control(self, node: Node) -> Process:
         return self.stage.consumer("--kind", "cacheless", "--rate", "20", MESH_REGISTRY=self.cluster.url(node))
@@ -152,7 +152,7 @@ class Troupe:
         port, provider = self.stage.provider(MESH_REGISTRY=registry)
         consumer = self.stage.consumer("--rate", "50", MESH_REGISTRY=registry)
         self.ids.add(ident(port))
-        everybody_served([self.consumer, consumer], [*self.ports, port], within=20)
+        everybody_served([self.consumer, consumer], [*self.ports, port])
         try:
             yield consumer
         finally:

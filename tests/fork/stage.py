@@ -54,8 +54,8 @@ def gunicorn(kind: str, workers: int, *, preload: bool = False, requests: int = 
 def uvicorn(workers: int) -> Cell:
     """Without a limit: its workers get about as many requests each, and those that all end at once do leave the registry,
     as only gunicorn tells that others are to come."""
-    return Cell(f"uvicorn x{workers}", ["-m", "uvicorn", "tests.fork.app:asgi", "--workers", str(workers), "--port", "{port}"],
-                workers)  # fmt: skip
+    return Cell(f"uvicorn x{workers}", ["-m", "uvicorn", "tests.fork.app:asgi", "--workers", str(workers), "--port", "{port}",
+                                         "--timeout-worker-healthcheck", "15"], workers)  # fmt: skip
 
 
 def pool(method: str, workers: int) -> Cell:
@@ -76,6 +76,16 @@ class Seen:
     @property
     def now(self) -> tuple[tuple[str, str, str], ...]:
         return self.timeline[-1][1] if self.timeline else ()
+
+    @property
+    def generation(self) -> str | None:
+        """That of the instance that is listed; None while there is none."""
+        return self.now[0][1] if self.now else None
+
+    @property
+    def generations(self) -> set[str]:
+        """All that there have been."""
+        return {listed[0][1] for _, listed in self.timeline if listed}
 
 
 class _Stock(BaseHTTPRequestHandler):

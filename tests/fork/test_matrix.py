@@ -30,15 +30,15 @@ def story(cell: Cell) -> None:
     """Start, kill -9, HUP, recycling, stop."""
     with Stage(cell) as stage:
         first = stage.up()
-        generation = stage.seen.now[0][1]
+        generation = stage.seen.generation
         took = stage.kill_a_worker()
         if cell.workers > 1:  # else a new one has to start first
             assert took <= HEARTBEAT
-            assert stage.seen.now[0][1] == generation, "a new registrar is no restart"
+            assert stage.seen.generation == generation, "a new registrar is no restart"
         stage.hang_up()
         stage.recycle(min(cell.workers, 2))
         if cell.preload:
-            assert {listed[0][1] for _, listed in stage.seen.timeline if listed} == {generation}, "the master has stayed"
+            assert stage.seen.generations == {generation}, "the master has stayed"
         # Who keeps the entry knows it, and nobody else thinks so. With --preload, the master may be the one, or have come late.
         eventually(lambda: stage.registrars() == (stage.registrar() in stage.workers()), within=30, what="one registrar")
         assert (stage.server_pid in stage.lock_holders(1)) is cell.preload

@@ -16,7 +16,7 @@ from tests.servers.base import free_port
 CONSUMERS = {"sync": ("--kind", "sync", "--rate", "100"), "async": ("--kind", "async", "--rate", "100")}
 GUNICORN = ["-k", "gthread", "--workers", "2", "--threads", "8", "--no-control-socket", "--bind"]
 CASES = [
-    ("gunicorn", 10),
+    ("gunicorn", 6),
     pytest.param("gunicorn", 50, marks=pytest.mark.soak),
     pytest.param("in order", 50, marks=pytest.mark.soak),  # one at a time: tests/faults/test_stop.py
 ]

@@ -214,6 +214,7 @@ async def histories(cluster: Cluster, seed: int) -> list[tuple[float, float]]:
         await asyncio.gather(*(backend.close() for backend in (providing, *(subject.backend for subject in subjects))))
 
 
+@pytest.mark.alone
 async def test_histories_on_servers(clusters: list[Cluster]) -> None:
     took = await asyncio.gather(*(histories(cluster, 1) for cluster in clusters))
     for cluster, pairs in zip(clusters, took, strict=True):

@@ -10,31 +10,52 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
-_handed_out: set[int] = set()
+BLOCK = 50
+"""Ports that a process of the tests claims at a time, by listening on the first of them until it ends: another one at the same
+time, which looks for a free port as well, takes none of them."""
+_claims: list[socket.socket] = []
 _handing_out = threading.Lock()
 
 
 def free_port() -> int:
-    """A port that nobody listens on, never the same twice in one run. Below the ephemeral range, so that no outgoing
-    connection of a test takes it before the server does."""
+    """A port that nobody listens on, never the same twice in one run, nor in two at a time. Below the ephemeral range, so that
+    no outgoing connection of a test takes it before the server does."""
     with _handing_out:
-        for port in range(20_000 + os.getpid() % 8_000, 32_000):
-            if port not in _handed_out:
-                with socket.socket() as probe:
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                    try:
-                        probe.bind(("127.0.0.1", port))
-                    except OSError:
-                        continue
-                _handed_out.add(port)
-                return port
+        return next(_ports)
+
+
+def _free_ports() -> Iterator[int]:
+    first = 20_000 + os.getpid() * BLOCK % 12_000
+    for block in (*range(first, 32_000, BLOCK), *range(20_000, first, BLOCK)):
+        claim = socket.socket()
+        try:
+            claim.bind(("127.0.0.1", block))
+            claim.listen(1)
+        except OSError:
+            claim.close()
+            continue
+        _claims.append(claim)
+        yield from filter(_is_free, range(block + 1, block + BLOCK))
     raise RuntimeError("no free port")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+_ports = _free_ports()
 
 
 def need(program: str) -> str:

@@ -362,6 +362,8 @@ class Mesh:
                 view.close()
         finally:
             self._closing = False
+        if self._provider_stacks:  # what follows for them has ended; the next request has it begin again
+            self.in_flight.on_serving = self._serving
         self._engine.close()
         self._async_engine.close()
 
@@ -427,6 +429,7 @@ class Mesh:
         stack = server.ProviderStack(site, policies, service=own)
         with self._lock:
             self._provider_stacks.add(stack)
+        self._office.provide(stack, own)
         return stack
 
     def _site(self, target: ServiceUrl, method: str = "", template: str = "") -> Site:
@@ -529,8 +532,12 @@ class Mesh:
         return lifecycle.standing(list(self._registrations), announced, draining=self.in_flight.draining)
 
     def _serving(self) -> None:
-        """The first request came, or the server has started."""
+        """The first request came, or the server has started: nothing may be started before, as an app is made before its server
+        forks."""
         self._join()
+        if self._provider_stacks and self.settings.service and self._office.open:
+            own = ServiceUrl(self.settings.service, self.settings.namespace)
+            self._worker.report(lambda: self._office.follow(own))
         if self._announcing is not None:
             self.announce(self._announcing)
         try:

@@ -22,7 +22,7 @@ from meshlib.flow import Wait
 from meshlib.governance.document import Document
 from meshlib.model import ServiceUrl
 from meshlib.policies.base import Policy, Site
-from meshlib.policies.overlay import Origin, Overlaid, overlay
+from meshlib.policies.overlay import Origin, Overlaid, overlay, overlay_routes
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +64,11 @@ class Floor:
 
     version: int = 0
     digest: str = ""
+
+
+def as_provider(document: Document, stack: Stack) -> Overlaid:
+    """See :data:`Side`."""
+    return overlay_routes(stack.policies, document.provider.policies, document.provider.routes, document.mode)
 
 
 class Book:
@@ -124,7 +129,8 @@ class Book:
             over = self._stacks[stack](document, stack)
             return stack.prepare(over.policies, over.origin(document.version, self.source, document.mode))
         except ConfigError as wrong:
-            where = f"at {stack.site.method or 'a client'}: {wrong.problem}"
+            who = "the provider" if self._stacks[stack] is as_provider else stack.site.method or "a client"
+            where = f"at {who}: {wrong.problem}"
             raise ConfigError(wrong.name, where, source=self._key, example=wrong.example) from None
         except Exception as bug:
             log.exception("%s: a document cannot be put in force", self.service)

@@ -14,7 +14,7 @@ from meshlib.backends.base import KeyValue
 from meshlib.errors import ConfigError
 from meshlib.events import Events
 from meshlib.flow import Wait
-from meshlib.governance.book import Book, Holding, Stack
+from meshlib.governance.book import Book, Holding, Stack, as_provider
 from meshlib.governance.follow import Around, DocumentFollower, begin
 from meshlib.governance.policies import Operator, Policies, Work
 from meshlib.governance.store import PolicyStore
@@ -64,6 +64,11 @@ class Office:
             return book.wait(self._settings.cold_start_grace)
 
         book.consume(stack, wait)
+
+    def provide(self, stack: Stack, service: ServiceUrl) -> None:
+        """Have the ``stack`` of a provider of ``service`` under its documents from now on: at once under what is on disk."""
+        if self.open and service.service:
+            self._open_for(stack, service).govern(stack, as_provider)
 
     def _open_for(self, stack: Stack, service: ServiceUrl) -> Book:
         book = self.book(service)

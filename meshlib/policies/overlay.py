@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from meshlib.policies.base import Policy
+from meshlib.policies.match import Match
+from meshlib.policies.on import on
 from meshlib.policies.plain import kind_of, lacks
 from meshlib.policies.shadow import shadowed
 
@@ -94,6 +96,29 @@ def overlay(code: Sequence[Policy], places: Iterable[Rules], mode: str = ENFORCE
         return Overlaid((*made, *code), tuple(told), (), tuple(idle))
     kept = (each for each in code if each.kind not in off and each.kind not in {policy.kind for policy in made})
     return Overlaid((*kept, *made), tuple(told), off, tuple(idle))
+
+
+def overlay_routes(
+    code: Sequence[Policy], whole: Rules, routes: Iterable[tuple[Match, Rules]], mode: str = ENFORCE
+) -> Overlaid:
+    """The same for a provider: ``whole`` is for all of its requests, ``routes`` are for those that match, over what the code
+    has :class:`~meshlib.policies.on.on` the same match."""
+    rules: dict[Match, list[Rules]] = {}
+    for match, place in routes:
+        rules.setdefault(match, []).append(place)
+    below: dict[Match, list[Policy]] = {}
+    for each in code:
+        if isinstance(each, on):
+            below.setdefault(each.match, []).extend(each.policies)
+    found = overlay([each for each in code if not isinstance(each, on)], [whole], mode)
+    policies, told, off, idle = list(found.policies), list(found.set), list(found.off), list(found.idle)
+    for match in {**below, **rules}:
+        part = overlay(below.get(match, ()), rules.get(match, ()), mode)
+        policies += [on(match, *part.policies)] if part.policies else []
+        told += [(f"{kind} on {match}", fields) for kind, fields in part.set]
+        off += [f"{kind} on {match}" for kind in part.off]
+        idle += [f"{kind} on {match}" for kind in part.idle]
+    return Overlaid(tuple(policies), tuple(told), tuple(off), tuple(idle))
 
 
 def _made(kind: str, fields: Mapping[str, Any], where: str, base: Policy | None) -> Policy | None:

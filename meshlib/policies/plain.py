@@ -23,6 +23,9 @@ T = TypeVar("T")
 _OPTION: Final = re.compile(r"\w+\((\w+)(=.*)?\)")
 """How policies name an option of theirs: ``retry(attempts=…)``."""
 
+SCOPE: Final = "on"
+"""The kind that holds others: documents say in their own way what their rules are for."""
+
 
 def kind_of(name: Any, where: str) -> type[Policy]:
     """The class of policies of the kind ``name``: a public one of ours, or one that somebody has defined. Raises
@@ -43,7 +46,7 @@ def kinds() -> list[str]:
 def _ours(name: str) -> type[Policy] | None:
     package = import_module("meshlib")
     found = getattr(package, name, None) if name in package.__all__ else None
-    fits = isinstance(found, type) and issubclass(found, Policy) and getattr(found, "kind", "") == name
+    fits = isinstance(found, type) and issubclass(found, Policy) and getattr(found, "kind", "") == name and name != SCOPE
     return found if fits else None
 
 

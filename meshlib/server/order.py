@@ -19,7 +19,7 @@ app
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -29,6 +29,7 @@ from meshlib.model import ServiceUrl
 from meshlib.policies.base import Policy, Site, checked
 from meshlib.policies.match import Match
 from meshlib.policies.on import Only, at, on
+from meshlib.policies.overlay import Origin
 
 ORDER: Final = (
     "observe", "access_log", "ip_list", "authenticate", "authorise", "timeout", "rate_limit", "bulkhead",
@@ -60,16 +61,28 @@ class ProviderStack:
     def __init__(self, site: Site, policies: Iterable[Policy] = (), *, service: ServiceUrl = UNNAMED) -> None:
         self.site, self.policies, self.service = site, suitable(policies), service
         self._bound: dict[_Part, Layer] = {}
+        self.origin: Origin | None = None
+        """What a document has to do with :attr:`effective`, None where there is none."""
         self.overlay(())
 
     def overlay(self, rules: Iterable[Policy]) -> None:
-        """Put ``rules`` (of a document) over the policies of the code: each in place of that of the same kind, an ``on`` in
-        place of that with the same match. Raises :class:`ConfigError`, and then changes nothing."""
-        effective = _overlaid(self.policies, suitable(rules))
+        """Put ``rules`` over the policies of the code: each in place of that of the same kind, an ``on`` in place of that with
+        the same match. Raises :class:`ConfigError`, and then changes nothing."""
+        self.prepare(_overlaid(self.policies, suitable(rules)))()
+
+    def prepare(self, policies: Iterable[Policy], origin: Origin | None = None) -> Callable[[], None]:
+        """Build the layers of ``policies``, and change nothing: what is returned, called, puts them in force and cannot fail.
+        Raises :class:`ConfigError`, or whatever binding does."""
+        effective = suitable(policies)
         bound = {part: self._bound.get(part) or self._bind(part) for part in in_order(effective)}
         tells = [each for each in bound.values() if hasattr(_inner(each), "fields")]
-        self.effective, self._bound, self._tells = effective, bound, tells
-        self.proceed: Next | None = compose(bound.values()) if bound else None
+        proceed = compose(bound.values()) if bound else None
+
+        def commit() -> None:
+            self.effective, self._bound, self._tells, self.origin = effective, bound, tells, origin
+            self.proceed: Next | None = proceed
+
+        return commit
 
     def _bind(self, part: _Part) -> Layer:
         if part.match is None:

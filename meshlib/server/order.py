@@ -60,6 +60,9 @@ class ProviderStack:
 
     def __init__(self, site: Site, policies: Iterable[Policy] = (), *, service: ServiceUrl = UNNAMED) -> None:
         self.site, self.policies, self.service = site, suitable(policies), service
+        self.effective: tuple[Policy, ...] = ()
+        self.proceed: Next | None = None
+        self._tells: list[Layer] = []
         self._bound: dict[_Part, Layer] = {}
         self.origin: Origin | None = None
         """What a document has to do with :attr:`effective`, None where there is none."""
@@ -80,7 +83,7 @@ class ProviderStack:
 
         def commit() -> None:
             self.effective, self._bound, self._tells, self.origin = effective, bound, tells, origin
-            self.proceed: Next | None = proceed
+            self.proceed = proceed
 
         return commit
 

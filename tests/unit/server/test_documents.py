@@ -83,7 +83,7 @@ def test_served_under_documents(tmp_path: Path) -> None:
     """It is followed from the first request on, not before: an app is made before its server forks."""
     with Mesh(Settings(service="orders", registry=f"memory://{tmp_path}", state_dir=str(tmp_path))) as mesh:
         app = mesh.asgi(tea)
-        (provider,) = mesh._providers
+        (provider,) = mesh._provider_stacks
         assert not mesh._worker.running
         post, other = scope("/orders/7", "POST"), scope("/orders/7")
         assert [asked(app, each)[0] for each in (post, post)] == [200, 200]

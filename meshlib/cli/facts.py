@@ -1,0 +1,222 @@
+"""What commands find: the documents of ``--json``. Their fields stay as they are; new ones may come.
+
+``ok`` is not part of a document: it is false when the answer is no, which the exit code says.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, TypeVar
+
+import msgspec
+
+from meshlib.balance.explain import Candidate
+from meshlib.client.explain import Destination, Explanation, Way
+from meshlib.model import Instance, Snapshot
+
+T = TypeVar("T", bound="Fact")
+
+
+class Fact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Times are seconds since the epoch, ages and durations seconds."""
+
+    @property
+    def ok(self) -> bool:
+        """False when the answer is no."""
+        return True
+
+
+class Problem(Fact):
+    """An error: its ``kind`` is the name of its class, ``name``, ``source`` and ``example`` are those of a wrong setting or
+    parameter, ``detail`` what was tried."""
+
+    kind: str
+    message: str
+    name: str = ""
+    source: str = ""
+    example: str = ""
+    detail: str = ""
+
+
+class Failure(Fact):
+    """The command came to nothing."""
+
+    error: Problem
+
+
+class Services(Fact):
+    """The names of the services of ``namespace``."""
+
+    registry: str
+    namespace: str
+    services: list[str]
+
+
+class Listed(Fact):
+    """One instance. ``suspect``: the registry no longer lists it, and nothing has confirmed it dead."""
+
+    id: str
+    service: str
+    namespace: str
+    host: str
+    port: int
+    scheme: str
+    version: str
+    zone: str
+    weight: int
+    labels: dict[str, str]
+    status: str
+    generation: str
+    suspect: bool
+
+    @classmethod
+    def of(cls, one: Instance, suspects: frozenset[str] = frozenset()) -> Listed:
+        """That of ``one``."""
+        return cls(
+            id=one.id, service=one.service, namespace=one.namespace, host=one.host, port=one.port, scheme=one.scheme,
+            version=one.version, zone=one.zone, weight=one.weight, labels=dict(one.labels), status=one.status.value,
+            generation=one.generation, suspect=one.id in suspects,
+        )  # fmt: skip
+
+
+class Instances(Fact):
+    """What is known of a service. ``source`` is "registry", "disk", or empty for nothing; ``live`` is false when no registry
+    confirms it now, and ``problem`` says why."""
+
+    service: str
+    live: bool
+    problem: str
+    source: str
+    age: float | None
+    revision: str
+    instances: list[Listed]
+
+    @property
+    def ok(self) -> bool:
+        """False when nobody is listed."""
+        return bool(self.instances)
+
+    @classmethod
+    def of(cls, service: str, snapshot: Snapshot | None, *, live: bool, problem: str) -> Instances:
+        """Those of ``snapshot``."""
+        if snapshot is None:
+            return cls(service=service, live=live, problem=problem, source="", age=None, revision="", instances=[])
+        return cls(
+            service=service, live=live, problem="" if live else problem, source=snapshot.source,
+            age=snapshot.age(time.time()), revision=snapshot.revision,
+            instances=[Listed.of(one, snapshot.suspects) for one in snapshot.instances],
+        )  # fmt: skip
+
+
+class Change(Fact):
+    """What became of a service at ``at``: whoever was ``added``, ``removed`` (ids) and ``changed``; ``count`` are there now."""
+
+    at: float
+    service: str
+    live: bool
+    problem: str
+    source: str
+    added: list[Listed]
+    removed: list[str]
+    changed: list[Listed]
+    count: int
+
+
+class Seen(Fact):
+    """An instance as a call sees it: see :class:`meshlib.balance.explain.Candidate`."""
+
+    instance: Listed
+    tier: str
+    eligible: bool
+    dropped: list[str]
+    latency: float | None
+    score: float | None
+    in_flight: int
+    failures: int
+
+    @classmethod
+    def of(cls, one: Candidate) -> Seen:
+        """That of ``one``."""
+        return cls(
+            instance=Listed.of(one.instance), tier=one.tier, eligible=one.eligible, dropped=list(one.dropped),
+            latency=one.latency, score=one.score, in_flight=one.in_flight, failures=one.failures,
+        )  # fmt: skip
+
+
+class Goal(Fact):
+    """Where a call goes with the chance ``share``."""
+
+    subset: str
+    share: float
+    candidates: list[Seen]
+
+    @classmethod
+    def of(cls, one: Destination) -> Goal:
+        """That of ``one``."""
+        return cls(subset=str(one.subset or ""), share=one.share, candidates=[Seen.of(each) for each in one.candidates])
+
+
+class Through(Fact):
+    """A call through one client: ``policies`` are the kinds in force, ``said`` what they would do with it."""
+
+    method: str
+    policies: list[str]
+    said: list[str]
+    destinations: list[Goal]
+
+    @classmethod
+    def of(cls, way: Way) -> Through:
+        """That of ``way``."""
+        goals = [Goal.of(each) for each in way.destinations]
+        return cls(method=way.method, policies=[each.kind for each in way.policies], said=list(way.said), destinations=goals)
+
+
+class Explained(Fact):
+    """What would become of a call. ``text`` says it for people."""
+
+    service: str
+    call: str
+    live: bool
+    problem: str
+    age: float | None
+    ways: list[Through]
+    text: str
+
+    @property
+    def ok(self) -> bool:
+        """False when it would go nowhere."""
+        return any(seen.eligible for way in self.ways for goal in way.destinations for seen in goal.candidates)
+
+    @classmethod
+    def of(cls, one: Explanation) -> Explained:
+        """That of ``one``."""
+        return cls(
+            service=str(one.service), call=one.call, live=one.live, problem=one.problem, age=one.age,
+            ways=[Through.of(way) for way in one.ways], text=str(one),
+        )  # fmt: skip
+
+
+class Answered(Fact):
+    """The answer to a call. ``body`` is text, or base64 where it is none (then ``base64`` is true)."""
+
+    service: str
+    method: str
+    path: str
+    status: int
+    seconds: float
+    instance: str
+    address: str
+    headers: list[tuple[str, str]]
+    body: str
+    base64: bool
+    explanation: Explained | None = None
+
+    @property
+    def ok(self) -> bool:
+        """False for an error status."""
+        return self.status < 400
+
+
+def schema(kind: type[Fact]) -> dict[str, Any]:
+    """The JSON Schema of the documents of ``kind``."""
+    return msgspec.json.schema(kind)

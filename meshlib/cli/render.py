@@ -1,0 +1,100 @@
+"""Facts as text for people: tables and lines by rich."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+from functools import singledispatch
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from meshlib.cli import facts
+
+
+@singledispatch
+def text(fact: Any) -> RenderableType:
+    """``fact`` to be printed."""
+    raise NotImplementedError(type(fact))
+
+
+@singledispatch
+def aside(fact: Any) -> RenderableType | None:
+    """What is said of ``fact`` on standard error."""
+    return None
+
+
+@singledispatch
+def raw(fact: Any) -> bytes | None:
+    """What goes to standard output as it is, None for a text."""
+    return None
+
+
+def table(*names: str, rows: Iterable[Iterable[str]]) -> Table:
+    """``rows`` under ``names``."""
+    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 3, 0, 0))
+    for name in names:
+        made.add_column(name, overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(cell) for cell in row))
+    return made
+
+
+def duration(seconds: float | None) -> str:
+    """``seconds`` in the largest unit that fits."""
+    if seconds is None:
+        return "-"
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+@text.register
+def _(fact: facts.Failure) -> RenderableType:
+    said = Text.assemble(("error: ", "bold red"), fact.error.message)
+    return Group(said, Text(fact.error.detail)) if fact.error.detail else said
+
+
+@text.register
+def _(fact: facts.Services) -> RenderableType:
+    return Text("\n".join(fact.services)) if fact.services else Text(f"no services in {fact.registry}")
+
+
+_STYLES = {"up": "green", "draining": "yellow", "maintenance": "yellow"}
+
+
+@text.register
+def _(fact: facts.Instances) -> RenderableType:
+    if not fact.instances:
+        return Text.assemble((f"{fact.service}: no instances", "yellow"), f" ({fact.problem})" if fact.problem else "")
+    rows = table("id", "address", "status", "version", "zone", "weight", "labels", rows=[])
+    for one in fact.instances:
+        labels = ",".join(f"{key}={value}" for key, value in one.labels.items())
+        status = Text("suspect", "red") if one.suspect else Text(one.status, _STYLES.get(one.status, ""))
+        address = f"{one.scheme}://" + (f"[{one.host}]" if ":" in one.host else one.host) + f":{one.port}"
+        cells = [one.id, address, status, one.version or "-", one.zone or "-", str(one.weight), labels or "-"]
+        rows.add_row(*(each if isinstance(each, Text) else Text(each) for each in cells))
+    live = Text("live", "green") if fact.live else Text(f"not live: {fact.problem or 'not watched'}", "yellow")
+    told = Text.assemble(f"{len(fact.instances)} of {fact.service}, from the {fact.source}, ", duration(fact.age), " old, ", live)
+    return Group(rows, told)
+
+
+@text.register
+def _(fact: facts.Explained) -> RenderableType:
+    return Text(fact.text)
+
+
+@raw.register
+def _(fact: facts.Answered) -> bytes | None:
+    return base64.b64decode(fact.body) if fact.base64 else fact.body.encode()
+
+
+@aside.register
+def _(fact: facts.Answered) -> RenderableType:
+    style = "green" if fact.ok else "red"
+    said = Text.assemble((str(fact.status), style), f" from {fact.instance or '?'} at {fact.address or '?'}",
+                         f" in {fact.seconds * 1000:.1f} ms")  # fmt: skip
+    return Group(said, Text(fact.explanation.text)) if fact.explanation else said

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from meshlib._version import VERSION
-from meshlib.cli import NO, calls, services
+from meshlib.cli import NO, calls, providers, services
 from meshlib.cli.common import Frame, before, command, misused
 from meshlib.mesh import Mesh
 
@@ -31,6 +31,9 @@ command(app)(services.instances)
 command(app)(services.watch)
 command(app)(calls.call)
 command(app)(calls.explain)
+command(app)(providers.register)
+command(app)(providers.drain)
+command(app)(providers.maintenance)
 
 
 def perform(args: Sequence[str], *, mesh: Mesh | None, prog: str) -> int:

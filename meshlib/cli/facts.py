@@ -217,6 +217,35 @@ class Answered(Fact):
         return self.status < 400
 
 
+class Registered(Fact):
+    """An instance that is listed as long as the command runs."""
+
+    instance: Listed
+
+
+class Told(Fact):
+    """What became of a wish for an instance. ``how`` is "siblings" (its processes were told), "registry" (the registry takes
+    it out by itself), or empty when neither was possible, which ``problem`` explains; ``seen`` is true when the registry
+    listed it so before the command ended."""
+
+    instance: str
+    wish: str
+    how: str
+    seen: bool
+    problem: str = ""
+
+
+class Wishes(Fact):
+    """Those of all instances that were meant."""
+
+    told: list[Told]
+
+    @property
+    def ok(self) -> bool:
+        """False when one could not be told, or is not seen to have heard."""
+        return bool(self.told) and all(one.how and one.seen for one in self.told)
+
+
 def schema(kind: type[Fact]) -> dict[str, Any]:
     """The JSON Schema of the documents of ``kind``."""
     return msgspec.json.schema(kind)

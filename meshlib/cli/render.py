@@ -98,3 +98,22 @@ def _(fact: facts.Answered) -> RenderableType:
     said = Text.assemble((str(fact.status), style), f" from {fact.instance or '?'} at {fact.address or '?'}",
                          f" in {fact.seconds * 1000:.1f} ms")  # fmt: skip
     return Group(said, Text(fact.explanation.text)) if fact.explanation else said
+
+
+@text.register
+def _(fact: facts.Registered) -> RenderableType:
+    return Text(f"registered {fact.instance.id} at {fact.instance.host}:{fact.instance.port}, until Ctrl-C or SIGTERM")
+
+
+@text.register
+def _(fact: facts.Wishes) -> RenderableType:
+    return Group(*map(text, fact.told)) if fact.told else Text("no such instance", "yellow")
+
+
+@text.register
+def _(fact: facts.Told) -> RenderableType:
+    if not fact.how:
+        return Text.assemble(f"{fact.instance}: ", ("not done", "red"), f": {fact.problem}")
+    if not fact.seen:
+        return Text.assemble(f"{fact.instance}: ", ("told, not seen yet", "yellow"), f": {fact.problem}")
+    return Text.assemble(f"{fact.instance}: ", (fact.wish, "green"))

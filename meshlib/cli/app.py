@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from meshlib._version import VERSION
-from meshlib.cli import NO, calls, providers, services
+from meshlib.cli import NO, apply, calls, policy, providers, services, snapshots
 from meshlib.cli.common import Frame, before, command, misused
 from meshlib.mesh import Mesh
 
@@ -34,6 +34,27 @@ command(app)(calls.explain)
 command(app)(providers.register)
 command(app)(providers.drain)
 command(app)(providers.maintenance)
+command(app)(apply.apply)
+
+_policy = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Policy documents: the rules of running processes.")
+app.add_typer(_policy, name="policy")
+command(_policy, "list")(policy.names)
+command(_policy)(policy.get)
+command(_policy)(policy.put)
+command(_policy)(policy.edit)
+command(_policy)(policy.diff)
+command(_policy)(policy.history)
+command(_policy)(policy.rollback)
+command(_policy)(policy.delete)
+command(_policy)(policy.shadow)
+command(_policy)(policy.validate)
+
+_snapshot = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Disk snapshots: what is known without a registry.")
+app.add_typer(_snapshot, name="snapshot")
+command(_snapshot)(snapshots.show)
+command(_snapshot)(snapshots.verify)
+command(_snapshot)(snapshots.export)
+command(_snapshot, "import")(snapshots.import_)
 
 
 def perform(args: Sequence[str], *, mesh: Mesh | None, prog: str) -> int:

@@ -12,6 +12,7 @@ import msgspec
 
 from meshlib.balance.explain import Candidate
 from meshlib.client.explain import Destination, Explanation, Way
+from meshlib.governance.document import Document
 from meshlib.model import Instance, Snapshot
 
 T = TypeVar("T", bound="Fact")
@@ -244,6 +245,142 @@ class Wishes(Fact):
     def ok(self) -> bool:
         """False when one could not be told, or is not seen to have heard."""
         return bool(self.told) and all(one.how and one.seen for one in self.told)
+
+
+class PolicyNames(Fact):
+    """The services that have a policy document, in all namespaces."""
+
+    services: list[str]
+
+
+class PolicyDocument(Fact):
+    """A policy document as it is in force, or was put. ``content`` is the whole of it."""
+
+    service: str
+    version: int
+    mode: str
+    note: str
+    max_age: float | None
+    content: dict[str, Any]
+
+    @classmethod
+    def of(cls, one: Document) -> PolicyDocument:
+        """That of ``one``."""
+        return cls(service=one.service, version=one.version, mode=one.mode, note=one.note, max_age=one.max_age,
+                   content=dict(one.content))  # fmt: skip
+
+
+class Put(PolicyDocument):
+    """A document that was put just now, or (``dry``) would have been."""
+
+    dry: bool = False
+
+
+class PastVersion(Fact):
+    """A version of a document. ``put``: when."""
+
+    version: int
+    put: float
+    mode: str
+    note: str
+
+
+class History(Fact):
+    """The versions of a document that are kept, the newest first."""
+
+    service: str
+    versions: list[PastVersion]
+
+    @property
+    def ok(self) -> bool:
+        """False when there are none."""
+        return bool(self.versions)
+
+
+class Difference(Fact):
+    """Two versions of a document apart, as a unified diff; empty for none. With ``asked``, a difference is a no."""
+
+    service: str
+    diff: str
+    asked: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """See the class."""
+        return not (self.asked and self.diff)
+
+
+class Missing(Fact):
+    """There is no such thing."""
+
+    missing: str
+
+    @property
+    def ok(self) -> bool:
+        """It never is."""
+        return False
+
+
+class Applied(Fact):
+    """What was to be done for one service: ``action`` is "create", "change", "unchanged" or "delete"; ``version`` the one now,
+    after it was ``done``. ``problem`` says why it was not."""
+
+    service: str
+    action: str
+    version: int
+    diff: str
+    done: bool
+    problem: str = ""
+
+
+class Plan(Fact):
+    """Desired state and what became of it. With ``asked``, a plan with anything to do is a no."""
+
+    dry: bool
+    steps: list[Applied]
+    asked: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """False when a step failed; see the class."""
+        to_do = any(step.action != "unchanged" for step in self.steps)
+        return not any(step.problem for step in self.steps) and not (self.asked and to_do)
+
+
+class SnapshotFile(Fact):
+    """A disk snapshot. ``age``: seconds since a registry confirmed it. ``problem`` says why it would not be used."""
+
+    service: str
+    path: str
+    age: float | None
+    instances: list[Listed]
+    suspects: list[str]
+    tombstones: dict[str, float]
+    revision: str
+    problem: str
+    quarantined: bool
+
+
+class SnapshotFiles(Fact):
+    """Those of this state directory and registry. ``strict``: any problem is a no, else only that there are none."""
+
+    directory: str
+    registry: str
+    files: list[SnapshotFile]
+    strict: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """See the class."""
+        return not any(one.problem for one in self.files) if self.strict else bool(self.files)
+
+
+class Carried(Fact):
+    """Snapshots that were exported, or imported."""
+
+    done: str
+    services: list[str]
+    path: str
 
 
 def schema(kind: type[Fact]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Iterable
 from functools import singledispatch
 from typing import Any
@@ -12,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from meshlib.cli import facts
+from meshlib.cli.editor import yaml_text
 
 
 @singledispatch
@@ -117,3 +119,83 @@ def _(fact: facts.Told) -> RenderableType:
     if not fact.seen:
         return Text.assemble(f"{fact.instance}: ", ("told, not seen yet", "yellow"), f": {fact.problem}")
     return Text.assemble(f"{fact.instance}: ", (fact.wish, "green"))
+
+
+@text.register
+def _(fact: facts.PolicyNames) -> RenderableType:
+    return Text("\n".join(fact.services)) if fact.services else Text("no policy documents")
+
+
+@text.register
+def _(fact: facts.Missing) -> RenderableType:
+    return Text(f"no {fact.missing}", "yellow")
+
+
+@raw.register
+def _(fact: facts.PolicyDocument) -> bytes | None:
+    return yaml_text(fact.content).encode()
+
+
+@raw.register
+def _(fact: facts.Put) -> bytes | None:
+    return None
+
+
+@text.register
+def _(fact: facts.Put) -> RenderableType:
+    if fact.dry:
+        return Text(f"fine: a document in the mode {fact.mode}")
+    return Text(f"{fact.service}: version {fact.version} ({fact.mode})" + (f": {fact.note}" if fact.note else ""))
+
+
+@text.register
+def _(fact: facts.History) -> RenderableType:
+    if not fact.versions:
+        return Text(f"{fact.service} has no versions", "yellow")
+    rows = [(str(one.version), time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.put)), one.mode, one.note or "-")
+            for one in fact.versions]  # fmt: skip
+    return table("version", "put", "mode", "note", rows=rows)
+
+
+def colours(diff: str) -> Text:
+    """A unified diff, coloured."""
+    styles = {"+": "green", "-": "red", "@": "cyan"}
+    return Text("\n").join(Text(line, styles.get(line[:1], "")) for line in diff.splitlines())
+
+
+@text.register
+def _(fact: facts.Difference) -> RenderableType:
+    return colours(fact.diff) if fact.diff else Text("no difference")
+
+
+@text.register
+def _(fact: facts.Plan) -> RenderableType:
+    if not fact.steps:
+        return Text("no documents")
+    return Group(*(part for step in fact.steps for part in _step(step, fact.dry)))
+
+
+def _step(step: facts.Applied, dry: bool) -> Iterable[RenderableType]:
+    style = {"create": "green", "change": "yellow", "delete": "red"}.get(step.action, "dim")
+    version = f" (version {step.version})" if step.version else ""
+    said = Text.assemble((f"{step.action:10}", style), f"{step.service}{version}")
+    yield Text.assemble(said, (f": not done: {step.problem}", "red")) if step.problem else said
+    if dry and step.diff:
+        yield colours(step.diff)
+
+
+@text.register
+def _(fact: facts.SnapshotFiles) -> RenderableType:
+    if not fact.files:
+        return Text(f"no snapshots of {fact.registry} in {fact.directory}", "yellow")
+    rows = [
+        (one.service, duration(one.age), "-" if one.age is None else str(len(one.instances)),
+         f"{'quarantined: ' if one.quarantined else ''}{one.problem}" if one.problem else "fine", one.path)
+        for one in fact.files
+    ]  # fmt: skip
+    return table("service", "age", "instances", "verdict", "file", rows=rows)
+
+
+@text.register
+def _(fact: facts.Carried) -> RenderableType:
+    return Text(f"{fact.done} {', '.join(fact.services) or 'nothing'}: {fact.path}")

@@ -15,6 +15,7 @@ import msgspec
 
 from meshlib.backends import Backend, open_backend
 from meshlib.errors import ConfigError
+from meshlib.governance.policies import Policies
 from meshlib.mesh import Mesh
 from meshlib.settings import Settings, env_name
 
@@ -69,6 +70,18 @@ class Session:
                 await backend.close()
 
         return asyncio.run(asked())
+
+    def policies(self, work: Callable[[Policies], Awaitable[T]]) -> T:
+        """What ``work`` does with the policy documents. Raises :class:`ConfigError` where there is no place for any."""
+
+        async def asked(backend: Backend) -> T:
+            if backend.kv is None:
+                scheme = self.settings.registry.scheme
+                raise ConfigError("MESH_REGISTRY", f"{scheme}:// has no key-value store, so there are no policy documents",
+                                  source=self.settings.sources.get("registry", "default"), example="consul://10.0.0.1:8500")  # fmt: skip
+            return await work(Policies(backend.kv, namespace=self.settings.namespace))
+
+        return self.ask(asked)
 
     def say(self, fact: Any, *, to_stderr: bool = False) -> None:
         """Print ``fact``: as the document, or as text."""

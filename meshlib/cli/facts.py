@@ -383,6 +383,44 @@ class Carried(Fact):
     path: str
 
 
+class Setting(Fact):
+    """A setting in force. ``source``: "command line", "environment", "default"…"""
+
+    name: str
+    value: str
+    source: str
+
+
+class Checked(Fact):
+    """A check of the doctor: ``verdict`` is "fine", "found" or "skipped"."""
+
+    name: str
+    verdict: str
+    detail: str
+
+
+class Found(Fact):
+    """Something that is wrong: see :class:`meshlib.doctor.case.Finding`."""
+
+    code: str
+    level: str
+    what: str
+    hint: str
+
+
+class Diagnosis(Fact):
+    """What the doctor says."""
+
+    settings: list[Setting]
+    checks: list[Checked]
+    findings: list[Found]
+
+    @property
+    def ok(self) -> bool:
+        """False when anything was found."""
+        return not self.findings
+
+
 def schema(kind: type[Fact]) -> dict[str, Any]:
     """The JSON Schema of the documents of ``kind``."""
     return msgspec.json.schema(kind)

@@ -199,3 +199,18 @@ def _(fact: facts.SnapshotFiles) -> RenderableType:
 @text.register
 def _(fact: facts.Carried) -> RenderableType:
     return Text(f"{fact.done} {', '.join(fact.services) or 'nothing'}: {fact.path}")
+
+
+@text.register
+def _(fact: facts.Diagnosis) -> RenderableType:
+    parts: list[RenderableType] = []
+    if fact.settings:
+        parts += [table("setting", "value", "from", rows=((one.name, one.value, one.source) for one in fact.settings)), Text()]
+    marks = {"fine": ("ok  ", "green"), "found": ("!!  ", "red"), "skipped": ("-   ", "dim")}
+    parts += [Text.assemble(marks[one.verdict], f"{one.name}: ", one.detail) for one in fact.checks]
+    parts.append(Text())
+    for one in fact.findings:
+        parts.append(Text.assemble((f"{one.level} {one.code}: ", "red" if one.level == "error" else "yellow"), one.what))
+        parts.append(Text(f"    {one.hint}"))
+    parts.append(Text(f"{len(fact.findings)} findings", "red") if fact.findings else Text("nothing found", "green"))
+    return Group(*parts)

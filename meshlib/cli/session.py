@@ -50,6 +50,11 @@ class Session:
             raise told_here(wrong, given) from None
         return replace(settings, sources={**settings.sources, **dict.fromkeys(given, SOURCE)})
 
+    @property
+    def host_settings(self) -> Settings | None:
+        """Those of the app, with what the command line says; None without an app."""
+        return None if self._host is None else self.settings
+
     @contextmanager
     def mesh(self) -> Iterator[Mesh]:
         """The app's, else one that lives as long as the command."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from meshlib._version import VERSION
-from meshlib.cli import NO, apply, calls, diagnosis, policy, providers, services, snapshots
+from meshlib.cli import NO, apply, calls, demonstration, diagnosis, policy, providers, services, snapshots
 from meshlib.cli.common import Frame, before, command, misused
 from meshlib.mesh import Mesh
 
@@ -36,6 +36,7 @@ command(app)(providers.drain)
 command(app)(providers.maintenance)
 command(app)(apply.apply)
 command(app)(diagnosis.doctor)
+command(app)(demonstration.demo)
 
 _policy = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Policy documents: the rules of running processes.")
 app.add_typer(_policy, name="policy")

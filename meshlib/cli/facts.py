@@ -421,6 +421,22 @@ class Diagnosis(Fact):
         return not self.findings
 
 
+class Demonstrated(Fact):
+    """What the demo came to: ``calls`` are those of each consumer by the provider that answered, ``table`` all of it as text."""
+
+    held: bool
+    problem: str
+    seconds: float | None
+    first_call_ms: float | None
+    calls: dict[str, dict[str, int]]
+    table: str
+
+    @property
+    def ok(self) -> bool:
+        """False when something did not hold."""
+        return self.held
+
+
 def schema(kind: type[Fact]) -> dict[str, Any]:
     """The JSON Schema of the documents of ``kind``."""
     return msgspec.json.schema(kind)

@@ -214,3 +214,10 @@ def _(fact: facts.Diagnosis) -> RenderableType:
         parts.append(Text(f"    {one.hint}"))
     parts.append(Text(f"{len(fact.findings)} findings", "red") if fact.findings else Text("nothing found", "green"))
     return Group(*parts)
+
+
+@text.register
+def _(fact: facts.Demonstrated) -> RenderableType:
+    if not fact.held:
+        return Text.assemble(("FAILED: ", "red"), fact.problem)
+    return Text(f"{fact.table}\n\nAll of it held, in {fact.seconds:.0f} s.")

@@ -124,7 +124,7 @@ class ConsulRegistry:
         raise RegistryError(f"{instance.url} {held}")
 
     async def try_register(self, service: ServiceUrl) -> None:
-        """See :class:`~meshlib.backends.base.Trial`: a transaction that is allowed or not, and then fails for another reason."""
+        """See :class:`~meshlib.backends.base.Trial`: a transaction that is allowed or not, and fails then."""
         trial = {"ID": "meshlib-trial", "Service": wire.service_name(service), "ModifyIndex": 1}
         operation = {"Service": {"Verb": "cas", "Node": "meshlib-trial", "Service": trial}}
         body = msgspec.json.encode([operation])

@@ -140,7 +140,7 @@ class EtcdRegistry:
         return sorted(name for name in names if _usable(name))
 
     async def try_register(self, service: ServiceUrl) -> None:
-        """See :class:`~meshlib.backends.base.Trial`: a write that is allowed or not, and then has a condition that never holds."""
+        """See :class:`~meshlib.backends.base.Trial`: a write that is allowed or not; its condition never holds."""
         key = self._prefix(service) + TRIAL
         await self.gateway.write_if(key, NEVER, {"request_put": {"key": key, "value": b""}})
 

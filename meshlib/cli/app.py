@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from meshlib._version import VERSION
-from meshlib.cli import NO, apply, calls, demonstration, diagnosis, policy, providers, services, snapshots
+from meshlib.cli import NO, OK, apply, calls, demonstration, diagnosis, policy, providers, services, snapshots
 from meshlib.cli.common import Frame, before, command, misused
 from meshlib.mesh import Mesh
 
@@ -66,10 +66,12 @@ def perform(args: Sequence[str], *, mesh: Mesh | None, prog: str) -> int:
         code = typer.main.get_command(app).main(list(args), prog_name=prog, standalone_mode=False, obj=frame)
     except typer.Abort:
         return NO
+    except SystemExit as end:  # what completes and what prints its script end so
+        return end.code if isinstance(end.code, int) else OK if end.code is None else NO
     except Exception as problem:
         # typer has its own copy of click, or not, by its version: what both of their errors have.
         if not (hasattr(problem, "format_message") and hasattr(problem, "show")):
             raise
         problem.show()
         return misused(problem.format_message(), json=frame.json or "--json" in args)
-    return code if isinstance(code, int) else 0
+    return code if isinstance(code, int) else OK

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from meshlib.cli.facts import Applied, Plan
+from meshlib.cli.policy_facts import Applied, Plan
 from meshlib.cli.session import Session
 from meshlib.errors import ConfigError, RegistryError
 from meshlib.governance import desired
@@ -18,11 +18,14 @@ from meshlib.governance.policies import Policies
 
 def apply(
     session: Session,
+    *,
     file: Annotated[list[str], typer.Option("--file", "-f", help="A file or a directory; - is standard input. Several times.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done.")] = False,
     prune: Annotated[bool, typer.Option("--prune", help="Delete the documents of this namespace that the files lack.")] = False,
     note: Annotated[str | None, typer.Option("--note", help="Why.")] = None,
-    exit_code: Annotated[bool, typer.Option("--exit-code", help="With --dry-run: exit with 1 if anything is to be done.")] = False,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="With --dry-run: exit with 1 if anything is to be done.")
+    ] = False,
 ) -> Plan:
     """Make the policy documents what files say: create, change, and (with --prune only) delete. Everything is checked before
     anything is done; what is as it should be is left alone."""
@@ -50,7 +53,9 @@ def texts(names: list[str]) -> list[tuple[str, bytes]]:
             try:
                 found.append((str(path), path.read_bytes()))
             except OSError as problem:
-                raise ConfigError(str(path), f"cannot be read: {problem.strerror}", source="command line", example="a file") from None
+                raise ConfigError(
+                    str(path), f"cannot be read: {problem.strerror}", source="command line", example="a file"
+                ) from None
     return found
 
 
@@ -64,4 +69,6 @@ async def _done(policies: Policies, step: Step, note: str | None) -> Applied:
 
 def _fact(step: Step, *, done: bool = False, version: int | None = None, problem: str = "") -> Applied:
     number = step.version if version is None else version
-    return Applied(service=str(step.service), action=step.action, version=max(0, number), diff=step.diff, done=done, problem=problem)
+    return Applied(
+        service=str(step.service), action=step.action, version=max(0, number), diff=step.diff, done=done, problem=problem
+    )

@@ -6,7 +6,7 @@ import base64
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import httpx2
 import typer
@@ -26,6 +26,7 @@ def call(
     name: str,
     method: str,
     path: str,
+    *,
     header: Headers = None,
     data: Annotated[str | None, typer.Option("--data", "-d", help="The body; @FILE reads it, @- from standard input.")] = None,
     timeout: Annotated[float | None, typer.Option("--timeout", help="Seconds for all of it.", min=0.001)] = None,
@@ -33,7 +34,8 @@ def call(
 ) -> Answered:
     """Call a service by its name, as an app would: balanced, with failover, under its policy documents. The body goes to
     standard output, the rest to standard error. The exit code is 1 for an error status."""
-    given, body, options = headers(header), content(data), {} if timeout is None else {"timeout": timeout}
+    given, body = headers(header), content(data)
+    options: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
     target = checked(path)
     with session.mesh() as mesh:
         with mesh.http(name, **options) as client:
@@ -42,14 +44,14 @@ def call(
             took = time.perf_counter() - started
             why = _explained(mesh, name, method, target, given) if explain else None
         service = str(ServiceUrl.parse(name, namespace=mesh.settings.namespace))
-    return _answer(response, service, method, target, took, why)
+    return _answer(response, service, target, took, why)
 
 
-def _answer(response: httpx2.Response, service: str, method: str, path: str, took: float, why: Explained | None) -> Answered:
+def _answer(response: httpx2.Response, service: str, path: str, took: float, why: Explained | None) -> Answered:
     instance: Instance | None = response.extensions.get(INSTANCE)
     text, encoded = _text(response)
     return Answered(
-        service=service, method=method.upper(), path=path, status=response.status_code, seconds=took,
+        service=service, method=response.request.method, path=path, status=response.status_code, seconds=took,
         instance=instance.id if instance else "", address=instance.netloc if instance else "",
         headers=list(response.headers.multi_items()), body=text, base64=encoded, explanation=why,
     )  # fmt: skip
@@ -65,6 +67,7 @@ def _text(response: httpx2.Response) -> tuple[str, bool]:
 def explain(
     session: Session,
     name: str,
+    *,
     method: Annotated[str, typer.Option("--method")] = "GET",
     path: Annotated[str, typer.Option("--path")] = "/",
     header: Headers = None,

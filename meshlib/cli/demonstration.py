@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 
 from meshlib.cli.demo.scenes import Broken, perform, table
-from meshlib.cli.facts import Demonstrated
 from meshlib.cli.session import Session
+from meshlib.cli.setup_facts import Demonstrated
 
 
-def demo(session: Session) -> Demonstrated:
+def demo(_session: Session) -> Demonstrated:
     """Run the main job in real processes: three providers register, a consumer calls them, one is killed, the registry is taken
     away, a new consumer starts without it. It takes about half a minute, and leaves nothing behind."""
 

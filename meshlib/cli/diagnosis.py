@@ -7,14 +7,16 @@ from typing import Annotated
 
 import typer
 
-from meshlib.cli.facts import Checked, Diagnosis, Found, Setting
 from meshlib.cli.session import SOURCE, Session
+from meshlib.cli.setup_facts import Checked, Diagnosis, Found, Setting
 from meshlib.doctor import Report, examine
 
 
 def doctor(
     session: Session,
-    ignore: Annotated[list[str] | None, typer.Option("--ignore", metavar="CODE", help="A kind of finding that is fine here.")] = None,
+    ignore: Annotated[
+        list[str] | None, typer.Option("--ignore", metavar="CODE", help="A kind of finding that is fine here.")
+    ] = None,
     all: Annotated[bool, typer.Option("--all", "-a", help="Show the settings that are defaults, too.")] = False,
 ) -> Diagnosis:
     """Examine the setup: settings and where each came from, the state directory and what is in it, the registry, its clock and

@@ -62,7 +62,9 @@ def _edit(path: Path) -> None:
     try:
         done = subprocess.run([*shlex.split(editor), str(path)], check=False)  # noqa: S603 - the user's own editor
     except (OSError, ValueError) as problem:
-        raise ConfigError("EDITOR", f"{editor[:80]!r} cannot be started: {problem}", source="environment", example="nano") from None
+        raise ConfigError(
+            "EDITOR", f"{editor[:80]!r} cannot be started: {problem}", source="environment", example="nano"
+        ) from None
     if done.returncode:
         path.unlink()
         raise ConfigError("EDITOR", f"{editor[:80]!r} ended with {done.returncode}: nothing was put", source="environment",

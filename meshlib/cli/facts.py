@@ -12,7 +12,6 @@ import msgspec
 
 from meshlib.balance.explain import Candidate
 from meshlib.client.explain import Destination, Explanation, Way
-from meshlib.governance.document import Document
 from meshlib.model import Instance, Snapshot
 
 T = TypeVar("T", bound="Fact")
@@ -27,7 +26,7 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return True
 
 
-class Problem(Fact):
+class Problem(Fact, frozen=True):
     """An error: its ``kind`` is the name of its class, ``name``, ``source`` and ``example`` are those of a wrong setting or
     parameter, ``detail`` what was tried."""
 
@@ -39,13 +38,13 @@ class Problem(Fact):
     detail: str = ""
 
 
-class Failure(Fact):
+class Failure(Fact, frozen=True):
     """The command came to nothing."""
 
     error: Problem
 
 
-class Services(Fact):
+class Services(Fact, frozen=True):
     """The names of the services of ``namespace``."""
 
     registry: str
@@ -53,7 +52,7 @@ class Services(Fact):
     services: list[str]
 
 
-class Listed(Fact):
+class Listed(Fact, frozen=True):
     """One instance. ``suspect``: the registry no longer lists it, and nothing has confirmed it dead."""
 
     id: str
@@ -80,7 +79,7 @@ class Listed(Fact):
         )  # fmt: skip
 
 
-class Instances(Fact):
+class Instances(Fact, frozen=True):
     """What is known of a service. ``source`` is "registry", "disk", or empty for nothing; ``live`` is false when no registry
     confirms it now, and ``problem`` says why."""
 
@@ -109,7 +108,7 @@ class Instances(Fact):
         )  # fmt: skip
 
 
-class Change(Fact):
+class Change(Fact, frozen=True):
     """What became of a service at ``at``: whoever was ``added``, ``removed`` (ids) and ``changed``; ``count`` are there now."""
 
     at: float
@@ -123,7 +122,7 @@ class Change(Fact):
     count: int
 
 
-class Seen(Fact):
+class Seen(Fact, frozen=True):
     """An instance as a call sees it: see :class:`meshlib.balance.explain.Candidate`."""
 
     instance: Listed
@@ -144,7 +143,7 @@ class Seen(Fact):
         )  # fmt: skip
 
 
-class Goal(Fact):
+class Goal(Fact, frozen=True):
     """Where a call goes with the chance ``share``."""
 
     subset: str
@@ -157,7 +156,7 @@ class Goal(Fact):
         return cls(subset=str(one.subset or ""), share=one.share, candidates=[Seen.of(each) for each in one.candidates])
 
 
-class Through(Fact):
+class Through(Fact, frozen=True):
     """A call through one client: ``policies`` are the kinds in force, ``said`` what they would do with it."""
 
     method: str
@@ -172,7 +171,7 @@ class Through(Fact):
         return cls(method=way.method, policies=[each.kind for each in way.policies], said=list(way.said), destinations=goals)
 
 
-class Explained(Fact):
+class Explained(Fact, frozen=True):
     """What would become of a call. ``text`` says it for people."""
 
     service: str
@@ -197,7 +196,7 @@ class Explained(Fact):
         )  # fmt: skip
 
 
-class Answered(Fact):
+class Answered(Fact, frozen=True):
     """The answer to a call. ``body`` is text, or base64 where it is none (then ``base64`` is true)."""
 
     service: str
@@ -218,13 +217,13 @@ class Answered(Fact):
         return self.status < 400
 
 
-class Registered(Fact):
+class Registered(Fact, frozen=True):
     """An instance that is listed as long as the command runs."""
 
     instance: Listed
 
 
-class Told(Fact):
+class Told(Fact, frozen=True):
     """What became of a wish for an instance. ``how`` is "siblings" (its processes were told), "registry" (the registry takes
     it out by itself), or empty when neither was possible, which ``problem`` explains; ``seen`` is true when the registry
     listed it so before the command ended."""
@@ -236,7 +235,7 @@ class Told(Fact):
     problem: str = ""
 
 
-class Wishes(Fact):
+class Wishes(Fact, frozen=True):
     """Those of all instances that were meant."""
 
     told: list[Told]
@@ -245,196 +244,6 @@ class Wishes(Fact):
     def ok(self) -> bool:
         """False when one could not be told, or is not seen to have heard."""
         return bool(self.told) and all(one.how and one.seen for one in self.told)
-
-
-class PolicyNames(Fact):
-    """The services that have a policy document, in all namespaces."""
-
-    services: list[str]
-
-
-class PolicyDocument(Fact):
-    """A policy document as it is in force, or was put. ``content`` is the whole of it."""
-
-    service: str
-    version: int
-    mode: str
-    note: str
-    max_age: float | None
-    content: dict[str, Any]
-
-    @classmethod
-    def of(cls, one: Document) -> PolicyDocument:
-        """That of ``one``."""
-        return cls(service=one.service, version=one.version, mode=one.mode, note=one.note, max_age=one.max_age,
-                   content=dict(one.content))  # fmt: skip
-
-
-class Put(PolicyDocument):
-    """A document that was put just now, or (``dry``) would have been."""
-
-    dry: bool = False
-
-
-class PastVersion(Fact):
-    """A version of a document. ``put``: when."""
-
-    version: int
-    put: float
-    mode: str
-    note: str
-
-
-class History(Fact):
-    """The versions of a document that are kept, the newest first."""
-
-    service: str
-    versions: list[PastVersion]
-
-    @property
-    def ok(self) -> bool:
-        """False when there are none."""
-        return bool(self.versions)
-
-
-class Difference(Fact):
-    """Two versions of a document apart, as a unified diff; empty for none. With ``asked``, a difference is a no."""
-
-    service: str
-    diff: str
-    asked: bool = False
-
-    @property
-    def ok(self) -> bool:
-        """See the class."""
-        return not (self.asked and self.diff)
-
-
-class Missing(Fact):
-    """There is no such thing."""
-
-    missing: str
-
-    @property
-    def ok(self) -> bool:
-        """It never is."""
-        return False
-
-
-class Applied(Fact):
-    """What was to be done for one service: ``action`` is "create", "change", "unchanged" or "delete"; ``version`` the one now,
-    after it was ``done``. ``problem`` says why it was not."""
-
-    service: str
-    action: str
-    version: int
-    diff: str
-    done: bool
-    problem: str = ""
-
-
-class Plan(Fact):
-    """Desired state and what became of it. With ``asked``, a plan with anything to do is a no."""
-
-    dry: bool
-    steps: list[Applied]
-    asked: bool = False
-
-    @property
-    def ok(self) -> bool:
-        """False when a step failed; see the class."""
-        to_do = any(step.action != "unchanged" for step in self.steps)
-        return not any(step.problem for step in self.steps) and not (self.asked and to_do)
-
-
-class SnapshotFile(Fact):
-    """A disk snapshot. ``age``: seconds since a registry confirmed it. ``problem`` says why it would not be used."""
-
-    service: str
-    path: str
-    age: float | None
-    instances: list[Listed]
-    suspects: list[str]
-    tombstones: dict[str, float]
-    revision: str
-    problem: str
-    quarantined: bool
-
-
-class SnapshotFiles(Fact):
-    """Those of this state directory and registry. ``strict``: any problem is a no, else only that there are none."""
-
-    directory: str
-    registry: str
-    files: list[SnapshotFile]
-    strict: bool = False
-
-    @property
-    def ok(self) -> bool:
-        """See the class."""
-        return not any(one.problem for one in self.files) if self.strict else bool(self.files)
-
-
-class Carried(Fact):
-    """Snapshots that were exported, or imported."""
-
-    done: str
-    services: list[str]
-    path: str
-
-
-class Setting(Fact):
-    """A setting in force. ``source``: "command line", "environment", "default"…"""
-
-    name: str
-    value: str
-    source: str
-
-
-class Checked(Fact):
-    """A check of the doctor: ``verdict`` is "fine", "found" or "skipped"."""
-
-    name: str
-    verdict: str
-    detail: str
-
-
-class Found(Fact):
-    """Something that is wrong: see :class:`meshlib.doctor.case.Finding`."""
-
-    code: str
-    level: str
-    what: str
-    hint: str
-
-
-class Diagnosis(Fact):
-    """What the doctor says."""
-
-    settings: list[Setting]
-    checks: list[Checked]
-    findings: list[Found]
-
-    @property
-    def ok(self) -> bool:
-        """False when anything was found."""
-        return not self.findings
-
-
-class Demonstrated(Fact):
-    """What the demo came to: ``calls`` are those of each consumer by the provider that answered, ``table`` all of it as text."""
-
-    held: bool
-    problem: str
-    seconds: float | None
-    first_call_ms: float | None
-    calls: dict[str, dict[str, int]]
-    table: str
-
-    @property
-    def ok(self) -> bool:
-        """False when something did not hold."""
-        return self.held
 
 
 def schema(kind: type[Fact]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import typer
 
 from meshlib.cli.calls import read
 from meshlib.cli.editor import Edited, edited, yaml_text
-from meshlib.cli.facts import Difference, History, Missing, PastVersion, PolicyDocument, PolicyNames, Put
+from meshlib.cli.policy_facts import Difference, History, Missing, PastVersion, PolicyDocument, PolicyNames, Put
 from meshlib.cli.session import Session
 from meshlib.errors import ConfigError
 from meshlib.governance.desired import difference, normal
@@ -90,6 +90,7 @@ def edit(session: Session, name: str, note: Note = None) -> Put | Missing:
 def diff(
     session: Session,
     name: str,
+    *,
     old: Annotated[int | None, typer.Argument(metavar="[OLD]", help="A version; default: the one before the last.")] = None,
     new: Annotated[int | None, typer.Argument(metavar="[NEW]", help="Another one; default: the one in force.")] = None,
     file: MaybeFile = None,
@@ -139,9 +140,11 @@ def rollback(
     return _put(session.policies(lambda policies: policies.rollback(name, version, expected=expected)))
 
 
-def delete(session: Session, name: str, expected: Expected = None, note: Annotated[str, typer.Option("--note")] = "deleted") -> Put:
+def delete(
+    session: Session, name: str, expected: Expected = None, note: Annotated[str, typer.Option("--note")] = "deleted"
+) -> Put:
     """Have the policies of the code alone hold again: an empty document is put."""
-    return _put(session.policies(lambda policies: policies.delete(name, expected=expected, note=note)))
+    return _put(session.policies(lambda policies: policies.delete(name, expected=expected, note=note or "deleted")))
 
 
 def shadow(

@@ -33,6 +33,7 @@ Wait = Annotated[float, typer.Option("--wait", help="Seconds to wait until the r
 def register(
     session: Session,
     name: str,
+    *,
     port: Annotated[int, typer.Option("--port", help="Where it listens.", min=1, max=65535)],
     advertise: Annotated[str | None, typer.Option("--advertise", help="host[:port] that others call.")] = None,
     id: Annotated[str | None, typer.Option("--id")] = None,
@@ -91,6 +92,7 @@ def _wait(seconds: float | None) -> None:
 
 def drain(
     session: Session,
+    *,
     instance: One = None,
     service: All = None,
     undo: Annotated[bool, typer.Option("--undo", help="Have it listed as ready again.")] = False,
@@ -103,6 +105,7 @@ def drain(
 
 def maintenance(
     session: Session,
+    *,
     instance: One = None,
     service: All = None,
     off: Annotated[bool, typer.Option("--off", help="Bring it back.")] = False,
@@ -148,8 +151,8 @@ async def _told(backend: Backend, settings: Settings, one: Instance, status: Sta
     except (RegistryError, OSError, ValueError) as problem:
         return Told(instance=str(one.url), wish=status.value, how="", seen=False, problem=str(problem))
     seen = await _seen(backend, one, status, wait)
-    problem = "" if seen else f"the registry did not list it so within {wait:g} s"
-    return Told(instance=str(one.url), wish=status.value, how=how, seen=seen, problem=problem)
+    late = "" if seen else f"the registry did not list it so within {wait:g} s"
+    return Told(instance=str(one.url), wish=status.value, how=how, seen=seen, problem=late)
 
 
 async def _tell(backend: Backend, settings: Settings, one: Instance, status: Status) -> str:

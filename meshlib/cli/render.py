@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from meshlib.cli import facts
+from meshlib.cli import facts, policy_facts, setup_facts
 from meshlib.cli.editor import yaml_text
 
 
@@ -23,24 +23,24 @@ def text(fact: Any) -> RenderableType:
 
 
 @singledispatch
-def aside(fact: Any) -> RenderableType | None:
-    """What is said of ``fact`` on standard error."""
+def aside(_fact: Any) -> RenderableType | None:
+    """What is said of a fact on standard error."""
     return None
 
 
 @singledispatch
-def raw(fact: Any) -> bytes | None:
+def raw(_fact: Any) -> bytes | None:
     """What goes to standard output as it is, None for a text."""
     return None
 
 
-def table(*names: str, rows: Iterable[Iterable[str]]) -> Table:
+def table(*names: str, rows: Iterable[Iterable[str | Text]]) -> Table:
     """``rows`` under ``names``."""
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 3, 0, 0))
     for name in names:
         made.add_column(name, overflow="fold")
     for row in rows:
-        made.add_row(*(Text(cell) for cell in row))
+        made.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
     return made
 
 
@@ -72,16 +72,17 @@ _STYLES = {"up": "green", "draining": "yellow", "maintenance": "yellow"}
 def _(fact: facts.Instances) -> RenderableType:
     if not fact.instances:
         return Text.assemble((f"{fact.service}: no instances", "yellow"), f" ({fact.problem})" if fact.problem else "")
-    rows = table("id", "address", "status", "version", "zone", "weight", "labels", rows=[])
-    for one in fact.instances:
-        labels = ",".join(f"{key}={value}" for key, value in one.labels.items())
-        status = Text("suspect", "red") if one.suspect else Text(one.status, _STYLES.get(one.status, ""))
-        address = f"{one.scheme}://" + (f"[{one.host}]" if ":" in one.host else one.host) + f":{one.port}"
-        cells = [one.id, address, status, one.version or "-", one.zone or "-", str(one.weight), labels or "-"]
-        rows.add_row(*(each if isinstance(each, Text) else Text(each) for each in cells))
+    rows = table("id", "address", "status", "version", "zone", "weight", "labels", rows=map(_instance, fact.instances))
     live = Text("live", "green") if fact.live else Text(f"not live: {fact.problem or 'not watched'}", "yellow")
-    told = Text.assemble(f"{len(fact.instances)} of {fact.service}, from the {fact.source}, ", duration(fact.age), " old, ", live)
-    return Group(rows, told)
+    known = f"{len(fact.instances)} of {fact.service}, from the {fact.source}, {duration(fact.age)} old, "
+    return Group(rows, Text.assemble(known, live))
+
+
+def _instance(one: facts.Listed) -> Iterable[str | Text]:
+    labels = ",".join(f"{key}={value}" for key, value in one.labels.items())
+    status = Text("suspect", "red") if one.suspect else Text(one.status, _STYLES.get(one.status, ""))
+    address = f"{one.scheme}://" + (f"[{one.host}]" if ":" in one.host else one.host) + f":{one.port}"
+    return one.id, address, status, one.version or "-", one.zone or "-", str(one.weight), labels or "-"
 
 
 @text.register
@@ -122,34 +123,34 @@ def _(fact: facts.Told) -> RenderableType:
 
 
 @text.register
-def _(fact: facts.PolicyNames) -> RenderableType:
+def _(fact: policy_facts.PolicyNames) -> RenderableType:
     return Text("\n".join(fact.services)) if fact.services else Text("no policy documents")
 
 
 @text.register
-def _(fact: facts.Missing) -> RenderableType:
+def _(fact: policy_facts.Missing) -> RenderableType:
     return Text(f"no {fact.missing}", "yellow")
 
 
 @raw.register
-def _(fact: facts.PolicyDocument) -> bytes | None:
+def _(fact: policy_facts.PolicyDocument) -> bytes | None:
     return yaml_text(fact.content).encode()
 
 
 @raw.register
-def _(fact: facts.Put) -> bytes | None:
+def _(_: policy_facts.Put) -> bytes | None:
     return None
 
 
 @text.register
-def _(fact: facts.Put) -> RenderableType:
+def _(fact: policy_facts.Put) -> RenderableType:
     if fact.dry:
         return Text(f"fine: a document in the mode {fact.mode}")
     return Text(f"{fact.service}: version {fact.version} ({fact.mode})" + (f": {fact.note}" if fact.note else ""))
 
 
 @text.register
-def _(fact: facts.History) -> RenderableType:
+def _(fact: policy_facts.History) -> RenderableType:
     if not fact.versions:
         return Text(f"{fact.service} has no versions", "yellow")
     rows = [(str(one.version), time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.put)), one.mode, one.note or "-")
@@ -164,18 +165,18 @@ def colours(diff: str) -> Text:
 
 
 @text.register
-def _(fact: facts.Difference) -> RenderableType:
+def _(fact: policy_facts.Difference) -> RenderableType:
     return colours(fact.diff) if fact.diff else Text("no difference")
 
 
 @text.register
-def _(fact: facts.Plan) -> RenderableType:
+def _(fact: policy_facts.Plan) -> RenderableType:
     if not fact.steps:
         return Text("no documents")
     return Group(*(part for step in fact.steps for part in _step(step, fact.dry)))
 
 
-def _step(step: facts.Applied, dry: bool) -> Iterable[RenderableType]:
+def _step(step: policy_facts.Applied, dry: bool) -> Iterable[RenderableType]:
     style = {"create": "green", "change": "yellow", "delete": "red"}.get(step.action, "dim")
     version = f" (version {step.version})" if step.version else ""
     said = Text.assemble((f"{step.action:10}", style), f"{step.service}{version}")
@@ -185,7 +186,7 @@ def _step(step: facts.Applied, dry: bool) -> Iterable[RenderableType]:
 
 
 @text.register
-def _(fact: facts.SnapshotFiles) -> RenderableType:
+def _(fact: setup_facts.SnapshotFiles) -> RenderableType:
     if not fact.files:
         return Text(f"no snapshots of {fact.registry} in {fact.directory}", "yellow")
     rows = [
@@ -197,12 +198,12 @@ def _(fact: facts.SnapshotFiles) -> RenderableType:
 
 
 @text.register
-def _(fact: facts.Carried) -> RenderableType:
+def _(fact: setup_facts.Carried) -> RenderableType:
     return Text(f"{fact.done} {', '.join(fact.services) or 'nothing'}: {fact.path}")
 
 
 @text.register
-def _(fact: facts.Diagnosis) -> RenderableType:
+def _(fact: setup_facts.Diagnosis) -> RenderableType:
     parts: list[RenderableType] = []
     if fact.settings:
         parts += [table("setting", "value", "from", rows=((one.name, one.value, one.source) for one in fact.settings)), Text()]
@@ -217,7 +218,7 @@ def _(fact: facts.Diagnosis) -> RenderableType:
 
 
 @text.register
-def _(fact: facts.Demonstrated) -> RenderableType:
+def _(fact: setup_facts.Demonstrated) -> RenderableType:
     if not fact.held:
         return Text.assemble(("FAILED: ", "red"), fact.problem)
     return Text(f"{fact.table}\n\nAll of it held, in {fact.seconds:.0f} s.")

@@ -81,9 +81,9 @@ class Session:
 
         async def asked(backend: Backend) -> T:
             if backend.kv is None:
-                scheme = self.settings.registry.scheme
-                raise ConfigError("MESH_REGISTRY", f"{scheme}:// has no key-value store, so there are no policy documents",
-                                  source=self.settings.sources.get("registry", "default"), example="consul://10.0.0.1:8500")  # fmt: skip
+                what = f"{self.settings.registry.scheme}:// has no key-value store, so there are no policy documents"
+                source = self.settings.sources.get("registry", "default")
+                raise ConfigError("MESH_REGISTRY", what, source=source, example="consul://10.0.0.1:8500")
             return await work(Policies(backend.kv, namespace=self.settings.namespace))
 
         return self.ask(asked)

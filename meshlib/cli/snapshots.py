@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from meshlib.cli.calls import read
-from meshlib.cli.facts import Carried, Listed, SnapshotFile, SnapshotFiles
+from meshlib.cli.facts import Listed
 from meshlib.cli.session import Session
+from meshlib.cli.setup_facts import Carried, SnapshotFile, SnapshotFiles
 from meshlib.discovery.archive import Held, exported, held, imported
 from meshlib.discovery.store import SnapshotStore, instance_of
 from meshlib.errors import ConfigError

@@ -74,7 +74,7 @@ def exported(store: SnapshotStore, services: Iterable[str] = (), *, wall: Callab
     if missing := wanted - {one.service for one in good}:
         raise StoreError(f"there is no usable snapshot of {', '.join(sorted(missing))}")
     return msgspec.json.encode({
-        "format": FORMAT, "exported": wall(), "registry": store.registry, "snapshots": [msgspec.to_builtins(one) for one in good],
+        "format": FORMAT, "exported": wall(), "registry": store.registry, "snapshots": good,
     })  # fmt: skip
 
 

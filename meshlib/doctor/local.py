@@ -31,7 +31,7 @@ REMOTE: Final = {
 _REQUIREMENT = re.compile(r"""([A-Za-z0-9_.-]+)(?:\[[^]]*\])?\s*([^;]*?)\s*;.*extra\s*==\s*["']([^"']+)["']""")
 
 
-async def extras(case: Case) -> Outcome:
+async def extras(_case: Case) -> Outcome:
     """The optional libraries, by the metadata of the installed distribution."""
     found, there = list[Finding](), list[str]()
     for extra, library, wanted in _requirements():
@@ -178,7 +178,9 @@ async def snapshots(case: Case) -> Outcome:
     findings = []
     for one in files:
         if one.quarantined:
-            findings.append(Finding("snapshot.quarantined", WARNING, f"{one.path} {one.problem}", f"look at it, then rm {one.path}"))
+            findings.append(
+                Finding("snapshot.quarantined", WARNING, f"{one.path} {one.problem}", f"look at it, then rm {one.path}")
+            )
         elif one.document is None:
             findings.append(Finding("snapshot.damaged", ERROR, f"{one.path}: {one.problem}", f"rm {one.path}"))
         elif one.problem:

@@ -26,7 +26,9 @@ async def address(case: Case) -> Outcome:
         source = await asyncio.to_thread(source_address, routes)
         host, port = advertised(settings, None, source)
     except OSError as problem:
-        return Outcome("none", (Finding("address.no_route", ERROR, f"no route to the registry: {problem}", "set MESH_ADVERTISE"),))
+        return Outcome(
+            "none", (Finding("address.no_route", ERROR, f"no route to the registry: {problem}", "set MESH_ADVERTISE"),)
+        )
     except ConfigError as problem:
         return Outcome(f"not known yet: {problem.problem}", skipped=True)
     case.seen["ours"] = describe(settings, parse_host(host), port, generation="doctor")
@@ -51,13 +53,13 @@ async def _answers(case: Case, host: str, port: int) -> list[Finding]:
     return [Finding("address.unreachable", ERROR, what, hint)]
 
 
-async def _refusal(host: str, port: int, timeout: float) -> str:
+async def _refusal(host: str, port: int, within: float) -> str:
     """Why nobody accepts a connection there; empty when somebody does."""
     try:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(within):
             _, writer = await asyncio.open_connection(host, port)
     except TimeoutError:
-        return f"no answer within {timeout:g} s"
+        return f"no answer within {within:g} s"
     except (OSError, UnicodeError) as problem:
         return str(problem)
     writer.close()
@@ -80,8 +82,8 @@ async def instance(case: Case) -> Outcome:
 def _compared(case: Case, ours: Instance, listed: tuple[Instance, ...]) -> list[Finding]:
     where = {one.netloc for one in listed if one.id == ours.id}
     if where - {ours.netloc}:
-        what = f"{ours.id} is listed at {', '.join(sorted(where))}, and this process would be it at {ours.netloc}: each takes the "\
-            "other's entry"  # fmt: skip
+        there = ", ".join(sorted(where))
+        what = f"{ours.id} is listed at {there}, and here it is {ours.netloc}: each takes the entry of the other"
         return [Finding("instance.duplicate", ERROR, what, "give each instance its own MESH_INSTANCE_ID, or set none")]
     if not any(one.netloc == ours.netloc for one in listed) and not case.seen.get("silent", "?"):
         what = f"somebody serves {ours.netloc}, but {ours.service} is not listed there"

@@ -130,7 +130,9 @@ async def rights(case: Case) -> Outcome:
     try:
         await registry.fetch(service)
     except RegistryDenied as problem:
-        return Outcome("refused", (Finding("registry.denied", ERROR, str(problem), _credentials(case.settings.registry.scheme)),))
+        return Outcome(
+            "refused", (Finding("registry.denied", ERROR, str(problem), _credentials(case.settings.registry.scheme)),)
+        )
     if not name:
         return Outcome("services can be read; MESH_SERVICE is not set, so nothing is registered")
     if not isinstance(registry, Trial):
@@ -138,8 +140,8 @@ async def rights(case: Case) -> Outcome:
     try:
         await registry.try_register(service)
     except RegistryDenied as problem:
-        hint = f"give the token service:write on {name!r}" if case.settings.registry.scheme == "consul" else "grant the user "\
-            f"readwrite on the keys of {name!r}"  # fmt: skip
+        consul = case.settings.registry.scheme == "consul"
+        hint = f"give the token service:write on {name!r}" if consul else f"grant the user readwrite on the keys of {name!r}"
         return Outcome("read only", (Finding("registry.cannot_register", ERROR, str(problem), hint),))
     return Outcome(f"services can be read, and {name} registered")
 
@@ -205,5 +207,7 @@ async def services(case: Case) -> Outcome:
         if not any(one.status is Status.UP for one in listing.instances):
             all_of = f"all {len(listing.instances)} are draining or in maintenance" if listing.instances else "no check passes"
             what = f"{name} is registered, but has nobody to call: {all_of}"
-            findings.append(Finding("service.not_passing", WARNING, what, f"mesh instances {name}; then look at its checks and log"))
+            findings.append(
+                Finding("service.not_passing", WARNING, what, f"mesh instances {name}; then look at its checks and log")
+            )
     return Outcome(", ".join(case.services[:MOST]) or "none is registered", tuple(findings))

@@ -36,8 +36,8 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Step:
-    """What is to be done for one service. ``version`` is the one there is now (0: none), ``content`` what it is to become (None:
-    to be deleted), ``diff`` the difference as text."""
+    """What is to be done for one service. ``version`` is the one there is now (0: none, -1: one that is of no use), ``content``
+    what it is to become (None: to be deleted), ``diff`` the difference as text."""
 
     service: ServiceUrl
     action: Action

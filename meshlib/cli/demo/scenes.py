@@ -149,7 +149,7 @@ def _take_away(stage: Stage, demo: Demo, consumer: subprocess.Popen[str]) -> Non
 def table(shown: Shown) -> str:
     """Calls per instance, failures, and how old the snapshot is."""
     reports = shown.consumers
-    rows = [("calls served by", list(reports))]
+    rows: list[tuple[str, list[Any]]] = [("calls served by", list(reports))]
     rows += [(name, [report["served"].get(name, 0) for report in reports.values()]) for name in shown.providers]
     rows.append(("failures", [len(report["failures"]) for report in reports.values()]))
     rows.append(("age of the snapshot, s", [f"{report['age']:.1f}" for report in reports.values()]))
@@ -172,7 +172,7 @@ def main() -> None:
     """Print it, and exit with 1 if any of it does not hold."""
 
     def say(line: str) -> None:
-        print(line, flush=True)  # noqa: T201 - a program
+        print(line, flush=True)
 
     try:
         shown = perform(say)

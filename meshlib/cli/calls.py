@@ -13,7 +13,7 @@ import typer
 
 from meshlib.cli.facts import Answered, Explained
 from meshlib.cli.session import Session
-from meshlib.errors import ConfigError
+from meshlib.errors import ConfigError, MeshError
 from meshlib.mesh import Mesh
 from meshlib.model import Instance, ServiceUrl
 from meshlib.transport import INSTANCE
@@ -78,11 +78,27 @@ def explain(
 
 
 def _explained(mesh: Mesh, name: str, method: str, path: str, given: dict[str, str]) -> Explained:
-    client = mesh.http(name)  # so that there is one to explain: what governs it is its documents
+    """A client is made so that there is one to explain: what governs it is the service's document, which comes a moment after
+    the first look."""
+    version, give_up = _version(mesh, name), time.monotonic() + mesh.settings.cold_start_timeout
+    with mesh.http(name):
+        while True:
+            found = mesh.explain(name, method=method, path=path, headers=given)
+            origins = [way.origin for way in found.ways if way.origin is not None]
+            if not version or any(one.version >= version for one in origins) or time.monotonic() > give_up:
+                return Explained.of(found)
+            time.sleep(0.02)
+
+
+def _version(mesh: Mesh, name: str) -> int:
+    """That of the service's document, 0 where there is none, or nobody says so."""
+    if mesh.settings.policies == "off":
+        return 0
     try:
-        return Explained.of(mesh.explain(name, method=method, path=path, headers=given))
-    finally:
-        client.close()
+        document = mesh.policies.get(ServiceUrl.parse(name, namespace=mesh.settings.namespace).name)
+    except (MeshError, TimeoutError):
+        return 0
+    return 0 if document is None else document.version
 
 
 def checked(path: str) -> str:

@@ -156,19 +156,32 @@ class Goal(Fact, frozen=True):
         return cls(subset=str(one.subset or ""), share=one.share, candidates=[Seen.of(each) for each in one.candidates])
 
 
+class Governing(Fact, frozen=True):
+    """The policy document that governs a client: see :class:`meshlib.policies.overlay.Origin`."""
+
+    version: int
+    source: str
+    mode: str
+    text: str
+
+
 class Through(Fact, frozen=True):
-    """A call through one client: ``policies`` are the kinds in force, ``said`` what they would do with it."""
+    """A call through one client: ``policies`` are the kinds in force, ``said`` what they would do with it, ``document`` the one
+    that has to do with them."""
 
     method: str
     policies: list[str]
     said: list[str]
     destinations: list[Goal]
+    document: Governing | None
 
     @classmethod
     def of(cls, way: Way) -> Through:
         """That of ``way``."""
-        goals = [Goal.of(each) for each in way.destinations]
-        return cls(method=way.method, policies=[each.kind for each in way.policies], said=list(way.said), destinations=goals)
+        goals, one = [Goal.of(each) for each in way.destinations], way.origin
+        document = None if one is None else Governing(version=one.version, source=one.source, mode=one.mode, text=str(one))
+        kinds = [each.kind for each in way.policies]
+        return cls(method=way.method, policies=kinds, said=list(way.said), destinations=goals, document=document)
 
 
 class Explained(Fact, frozen=True):

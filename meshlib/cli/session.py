@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SOURCE = "command line"
+PATIENCE = 1.0
+"""Seconds for which a command waits for the registry before it uses what is on disk: its first call is its only one, so it is
+to be made by the rules that hold now."""
 WIDE = 4096
 """Columns of what is not shown at a terminal: nothing is cut or folded there."""
 
@@ -61,7 +64,10 @@ class Session:
         if self._host is not None and not self.given:
             yield self._host
             return
-        with Mesh(self.settings) as mesh:
+        settings = self.settings
+        if "cold_start_grace" not in settings.sources:
+            settings = settings.changed(cold_start_grace=min(PATIENCE, settings.cold_start_timeout))
+        with Mesh(settings) as mesh:
             yield mesh
 
     def ask(self, work: Callable[[Backend], Awaitable[T]]) -> T:

@@ -11,6 +11,7 @@ import pytest
 
 from meshlib.cli.facts import Answered, Explained, Failure
 from meshlib.mesh import Mesh
+from meshlib.model import Instance
 from meshlib.settings import Settings
 from tests.unit.cli.said import Run
 
@@ -97,3 +98,12 @@ class TestExplain:
         said = mesh("explain", "users", "--json", app=app)
         assert said.code == 1
         assert not said.fact(Explained).ok
+
+    def test_the_document_that_governs_it(self, mesh: Run, orders: list[Instance], tmp_path: Path) -> None:
+        (tmp_path / "rules").write_text('{"consumer": {"policies": {"retry": {"attempts": 5}}}}')
+        mesh("policy", "put", "orders", "-f", tmp_path / "rules")
+        (way,) = mesh("explain", "orders", "--json").fact(Explained).ways
+        assert way.policies == ["retry"]
+        assert way.document is not None
+        assert (way.document.version, way.document.mode) == (1, "enforce")
+        assert mesh("explain", "users", "--json").fact(Explained).ways[0].document is None

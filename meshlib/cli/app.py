@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from meshlib._version import VERSION
-from meshlib.cli import NO, OK, apply, calls, demonstration, diagnosis, policy, providers, services, snapshots
+from meshlib.cli import NO, OK, apply, calls, demonstration, diagnosis, health, policy, providers, services, snapshots
 from meshlib.cli.common import Frame, before, command, misused
 from meshlib.mesh import Mesh
 
@@ -37,6 +37,7 @@ command(app)(providers.maintenance)
 command(app)(apply.apply)
 command(app)(diagnosis.doctor)
 command(app)(demonstration.demo)
+command(app)(health.health)
 
 _policy = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Policy documents: the rules of running processes.")
 app.add_typer(_policy, name="policy")

@@ -222,3 +222,10 @@ def _(fact: setup_facts.Demonstrated) -> RenderableType:
     if not fact.held:
         return Text.assemble(("FAILED: ", "red"), fact.problem)
     return Text(f"{fact.table}\n\nAll of it held, in {fact.seconds:.0f} s.")
+
+
+@text.register
+def _(fact: setup_facts.Health) -> RenderableType:
+    if not fact.parts:
+        return Text("the app has no health checks")
+    return table("check", "status", "why", rows=((one.name, one.status, one.why or "-") for one in fact.parts))

@@ -93,3 +93,23 @@ class Demonstrated(Fact, frozen=True):
     def ok(self) -> bool:
         """False when something did not hold."""
         return self.held
+
+
+class Part(Fact, frozen=True):
+    """A health check: its ``status`` is "UP", "DOWN" or another of Spring's, ``why`` says why it is not up."""
+
+    name: str
+    status: str
+    why: str
+    details: dict[str, str]
+
+
+class Health(Fact, frozen=True):
+    """All checks of an app."""
+
+    parts: list[Part]
+
+    @property
+    def ok(self) -> bool:
+        """False when one fails."""
+        return all(one.status != "DOWN" for one in self.parts)

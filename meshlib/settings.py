@@ -222,13 +222,18 @@ class Settings:
 
 def _environment(environ: Mapping[str, str], names: set[str]) -> Iterable[tuple[str, str]]:
     """What ``environ`` sets. An empty variable is an unset one, as containers pass them."""
+    for key, near in unknown(environ):
+        log.warning("%s is not a setting of meshlib%s", key, f"; did you mean {near}?" if near else "")
     for key, value in environ.items():
-        name = key[5:].lower()
-        if key.startswith("MESH_") and name not in names:
-            near = nearest(name, names)
-            log.warning("%s is not a setting of meshlib%s", key, f"; did you mean {env_name(near)}?" if near else "")
-        elif key.startswith("MESH_") and value:
-            yield name, value
+        if key.startswith("MESH_") and key[5:].lower() in names and value:
+            yield key[5:].lower(), value
+
+
+def unknown(environ: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The variables of ``environ`` that begin as ours and are none, each with the one that was probably meant, if any."""
+    names = {knob.name for knob in knobs()}
+    near = {key: nearest(key[5:].lower(), names) for key in environ if key.startswith("MESH_") and key[5:].lower() not in names}
+    return [(key, env_name(name) if name else "") for key, name in near.items()]
 
 
 def knobs() -> list[Any]:

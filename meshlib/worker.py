@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import os
 import selectors
@@ -22,6 +23,9 @@ Work: TypeAlias = Callable[[], Coroutine[Any, Any, T]]
 
 BLOCKING = 8
 """Threads for what blocks: looking up names, writing snapshots."""
+
+BEGINNINGS = 10
+"""Rounds of the loop in which tasks may begin before they are cancelled."""
 
 # What a child process has of its parent: destroyed there, tasks would complain and sockets would be closed.
 _abandoned: list[object] = []
@@ -147,7 +151,18 @@ async def finish(last: Work[object] | None) -> None:
 
 async def _cancel_all() -> None:
     tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    # Each has its first step before: what a library's task wraps (anyio's do) would be left behind, never awaited, and Python
+    # says so on standard error.
+    for _ in range(BEGINNINGS):
+        if all(_begun(task) for task in tasks):
+            break
+        await asyncio.sleep(0)
     for task in tasks:
         task.cancel()
     if tasks:
         await asyncio.wait(tasks, timeout=2.0)
+
+
+def _begun(task: asyncio.Task[Any]) -> bool:
+    coroutine = task.get_coro()
+    return not inspect.iscoroutine(coroutine) or inspect.getcoroutinestate(coroutine) != inspect.CORO_CREATED

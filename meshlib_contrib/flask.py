@@ -59,7 +59,7 @@ class MeshFlask:
         app.wsgi_app = served  # type: ignore[method-assign, assignment]
         for kind in HANDLED:
             app.register_error_handler(kind, refused)
-        app.cli.add_command(flask_cli.group)
+        app.cli.add_command(flask_cli.command)
         if serves():
             mesh.announce(werkzeug.listening)
             if mesh.settings.service:

@@ -1,63 +1,23 @@
-"""``flask mesh …``: what the app's mesh knows. The group takes further commands by ``group.add_command``."""
+"""``flask mesh …``: the command line ``mesh``, with the settings and the mesh of the app."""
 
 from __future__ import annotations
 
-import time
+import sys
 
 import click
 from flask import current_app
-from flask.cli import AppGroup
+from flask.cli import with_appcontext
 
-from meshlib import Mesh
-from meshlib.errors import MeshError
+from meshlib import Mesh, cli
 
-group = AppGroup("mesh", help="What the mesh knows: services, instances, why a call goes where, health.")
+EVERYTHING = {"ignore_unknown_options": True, "help_option_names": []}
+"""Click's own options would be in the way of those of ``mesh``, ``--help`` among them."""
 
 
-def _mesh() -> Mesh:
+@click.command("mesh", context_settings=EVERYTHING, add_help_option=False)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED)
+@with_appcontext
+def command(words: tuple[str, ...]) -> None:
+    """The command line of the mesh, with the settings of this app: flask mesh services, …"""
     mesh: Mesh = current_app.extensions["mesh"]
-    return mesh
-
-
-@group.command()
-def services() -> None:
-    """List the names of all services."""
-    try:
-        names = _mesh().services()
-    except (MeshError, TimeoutError) as problem:
-        raise click.ClickException(str(problem) or "the registry does not answer") from None
-    for name in names:
-        click.echo(name)
-
-
-@group.command()
-@click.argument("name")
-def instances(name: str) -> None:
-    """List the instances of the service NAME; the exit code is 1 when there is none."""
-    mesh = _mesh()
-    snapshot = mesh.snapshot(name)
-    if snapshot is None or not snapshot.instances:
-        raise click.ClickException(f"{name}: {mesh.view(name).problem or 'no instances'}")
-    for each in snapshot.instances:
-        click.echo(f"{each.id}\t{each.netloc}\t{each.status.value}\t{each.version or '-'}\t{each.zone or '-'}")
-    click.echo(f"{len(snapshot.instances)} as of {snapshot.age(time.time()):.1f} s ago", err=True)
-
-
-@group.command()
-@click.argument("name")
-@click.option("--method", default="GET", show_default=True)
-@click.option("--path", default="/", show_default=True)
-def explain(name: str, method: str, path: str) -> None:
-    """Say where a call to the service NAME would go, and why."""
-    click.echo(str(_mesh().explain(name, method=method, path=path)))
-
-
-@group.command()
-def health() -> None:
-    """Run the app's health checks here; the exit code is 1 when one fails."""
-    found = _mesh().management.examine()
-    for name, component in found.items():
-        reason = component.details.get("error", component.why)
-        click.echo(f"{name}\t{component.status}" + (f"\t{reason}" if reason else ""))
-    if any(component.status == "DOWN" for component in found.values()):
-        raise SystemExit(1)
+    sys.exit(cli.run(words, mesh=mesh, prog="flask mesh"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from meshlib.model import Instance, ServiceUrl
 
@@ -64,6 +64,25 @@ class Registry(Protocol):
 
     async def close(self) -> None:
         """Release sockets and files."""
+        ...
+
+
+@runtime_checkable
+class Maintains(Protocol):
+    """A registry that itself can take an instance out, whatever the processes behind it say."""
+
+    async def maintain(self, instance: Instance, on: bool) -> None:
+        """Put ``instance`` into maintenance, or end what was ordered so. Raises :class:`~meshlib.errors.RegistryError`, saying
+        where else to ask, when it cannot be done from here."""
+        ...
+
+
+@runtime_checkable
+class Trial(Protocol):
+    """A registry that grants rights."""
+
+    async def try_register(self, service: ServiceUrl) -> None:
+        """Raise :class:`~meshlib.errors.RegistryDenied` unless we may register instances of ``service``. Changes nothing."""
         ...
 
 

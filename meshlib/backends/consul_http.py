@@ -79,6 +79,11 @@ class Hook(base.HTTPClient):  # type: ignore[misc]  # py-consul has no types
         """The one that is asked next."""
         return self._client.base
 
+    @property
+    def agents(self) -> list[str]:
+        """All of them."""
+        return self._client.bases
+
     async def close(self) -> None:
         await self._client.aclose()
 

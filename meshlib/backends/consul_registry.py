@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from meshlib.backends import consul_wire as wire
 from meshlib.backends.base import Listing
 from meshlib.backends.consul_http import Api, Params, follow, whole
-from meshlib.errors import InvalidAnswer, RegistryDenied, RegistryError, RegistryUnavailable
+from meshlib.errors import CasConflict, InvalidAnswer, RegistryDenied, RegistryError, RegistryUnavailable
 from meshlib.model import Instance, ServiceUrl, Status
 from meshlib.settings import Settings
 
@@ -106,6 +108,31 @@ class ConsulRegistry:
 
     async def close(self) -> None:
         await self._api.http.close()
+
+    async def maintain(self, instance: Instance, on: bool) -> None:
+        """See :class:`~meshlib.backends.base.Maintains`. Only the agent that an instance is registered with can do it; it keeps
+        it until it is told otherwise, whatever the instance registers meanwhile."""
+        path = f"/v1/agent/service/maintenance/{instance.id}"
+        params: Params = [("enable", "true"), ("reason", "meshlib: by an operator")] if on else [("enable", "false")]
+        for agent in self._api.http.agents:
+            if await self._api.http.put(lambda response: response.code == 200, path, params, agent=agent):
+                return
+        _, found = await self._api.catalog.service(wire.service_name(instance.url))
+        nodes = {one.get("ServiceID"): f"{one.get('Node')} ({one.get('Address')})" for one in found or ()}
+        where = nodes.get(instance.id)
+        held = f"is registered with the agent of the node {where}: ask that one" if where else "is not registered"
+        raise RegistryError(f"{instance.url} {held}")
+
+    async def try_register(self, service: ServiceUrl) -> None:
+        """See :class:`~meshlib.backends.base.Trial`: a transaction that is allowed or not, and fails then."""
+        trial = {"ID": "meshlib-trial", "Service": wire.service_name(service), "ModifyIndex": 1}
+        operation = {"Service": {"Verb": "cas", "Node": "meshlib-trial", "Service": trial}}
+        body = msgspec.json.encode([operation])
+        try:
+            await self._api.http.put(lambda response: response.code == 200, "/v1/txn", self._api.where, body)
+        except CasConflict as answer:
+            if "ermission denied" in str(answer):
+                raise RegistryDenied(f"the token may not register {service}") from None
 
     def _taken(self, instance: Instance) -> None:
         """The agent of this moment may hold it from now on."""

@@ -40,6 +40,9 @@ EXAMPLE = "etcd://127.0.0.1:2379"
 PORT: Final = 2379
 WAIT: Final = 10.0
 """Seconds of silence after which a watch is checked and opened anew."""
+TRIAL: Final = b"meshlib-trial"
+NEVER: Final = 2**62
+"""A revision that no key has."""
 MAX_TOLD: Final = 1000
 """Unusable instances that are warned of, each once."""
 
@@ -135,6 +138,11 @@ class EtcdRegistry:
         answer = await self.gateway.prefix(prefix, keys_only=True, serializable=True)
         names = {pair.key.removeprefix(prefix).partition(b"/")[0].decode("utf-8", "replace") for pair in answer.kvs}
         return sorted(name for name in names if _usable(name))
+
+    async def try_register(self, service: ServiceUrl) -> None:
+        """See :class:`~meshlib.backends.base.Trial`: a write that is allowed or not; its condition never holds."""
+        key = self._prefix(service) + TRIAL
+        await self.gateway.write_if(key, NEVER, {"request_put": {"key": key, "value": b""}})
 
     async def close(self) -> None:
         await self.gateway.aclose()

@@ -221,13 +221,34 @@ class Siblings:
             handle = self._handle
             if handle is None:
                 return
-            if not lock_byte(handle, CONTENT, timeout=PATIENCE):
-                raise TimeoutError(f"another process has held {self.path} for {PATIENCE:g} s")
-            try:
-                self.record = msgspec.structs.replace(_content(handle), **fields)
-                _write(handle, self.record)
-            finally:
-                unlock_byte(handle, CONTENT)
+            self.record = changed(handle, self.path, **fields)
+
+
+def changed(handle: int, path: Path, **fields: object) -> Record:
+    """Change ``fields`` of what the file says, and return it. Raises TimeoutError while another process does not let us."""
+    if not lock_byte(handle, CONTENT, timeout=PATIENCE):
+        raise TimeoutError(f"another process has held {path} for {PATIENCE:g} s")
+    try:
+        record = msgspec.structs.replace(_content(handle), **fields)
+        _write(handle, record)
+        return record
+    finally:
+        unlock_byte(handle, CONTENT)
+
+
+def content_of(handle: int, path: Path) -> Record:
+    """What the file says. Raises ValueError when it is damaged, TimeoutError while another process does not let us."""
+    if not lock_byte(handle, CONTENT, shared=True, timeout=PATIENCE):
+        raise TimeoutError(f"another process has held {path} for {PATIENCE:g} s")
+    try:
+        return _content(handle)
+    finally:
+        unlock_byte(handle, CONTENT)
+
+
+def joined(path: Path) -> Siblings | None:
+    """This process's own place among those of ``path``, if it has one: then nothing else in it may open and close the file."""
+    return _joined.get((os.getpid(), path))
 
 
 def _content(handle: int) -> Record:
@@ -256,6 +277,16 @@ def siblings_of(settings: Settings, instance: Instance) -> Group:
     record = Record.of(instance)
     if settings.registry.scheme in ("memory", "static"):  # no other process can list anything there
         return Alone(record)
+    return Siblings(file_of(settings, instance), record)
+
+
+def file_of(settings: Settings, instance: Instance) -> Path:
+    """Where those of ``instance`` meet."""
     peer = (str(settings.registry), instance.namespace, instance.service, instance.host, instance.port)
     digest = hashlib.sha256(repr(peer).encode()).hexdigest()[:16]
-    return Siblings(settings.state_path / "siblings" / f"{instance.service}-{instance.port}-{digest}", record)
+    return place(settings) / f"{instance.service}-{instance.port}-{digest}"
+
+
+def place(settings: Settings) -> Path:
+    """The directory of all such files."""
+    return settings.state_path / "siblings"

@@ -114,7 +114,7 @@ class SnapshotStore:
             return when is not None and now - when <= self.max_age and (one.id in suspects or when > document.confirmed)
 
         suspects = frozenset(document.suspects)
-        found = [_instance(service, fields) for fields in document.instances]
+        found = [instance_of(service, fields) for fields in document.instances]
         alive = {one.id: one for one in found if one is not None and not gone(one)}
         return Snapshot(
             service,
@@ -126,7 +126,7 @@ class SnapshotStore:
         )
 
 
-def _instance(service: ServiceUrl, fields: dict[str, Any]) -> Instance | None:
+def instance_of(service: ServiceUrl, fields: dict[str, Any]) -> Instance | None:
     try:
         return Instance.parse({**fields, "service": service.service, "namespace": service.namespace})
     except InvalidAnswer as problem:

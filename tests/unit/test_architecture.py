@@ -80,6 +80,9 @@ ALLOWED: dict[str, set[str]] = {
     "management": SETTINGS | {"_version", "server", "threads", "worker"},
     "announcement": SETTINGS | {"discovery", "worker"},
     "lifecycle": SETTINGS | {"discovery", "management", "server", "worker"},
+    "doctor": SETTINGS | {"backends", "discovery", "files", "governance"},
+    "cli": SETTINGS | {"backends", "balance", "client", "discovery", "doctor", "governance", "mesh", "transport", "_version"},
+    "__main__": {"cli"},
     "mesh": SETTINGS
     | {
         "announcement",

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import Future
+from typing import Any
 
 import pytest
 
+from meshlib import worker as worker_module
 from meshlib.threads import DaemonExecutor
 from meshlib.worker import Worker
 
@@ -321,3 +324,22 @@ def test_a_fork_leaves_the_parent_alone_and_has_its_own() -> None:
         worker.stop()
     """)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_task_that_has_not_begun_leaves_nothing_behind_when_it_is_cancelled(recwarn: pytest.WarningsRecorder) -> None:
+    async def inner() -> None:
+        await asyncio.sleep(60)
+
+    async def wrapper(coroutine: Coroutine[Any, Any, None]) -> None:
+        await coroutine
+
+    async def main() -> asyncio.Task[None]:
+        task = asyncio.create_task(wrapper(inner()))
+        await worker_module._cancel_all()
+        return task
+
+    task = asyncio.run(main())
+    assert task.cancelled()
+    del task
+    gc.collect()
+    assert not [one for one in recwarn.list if "never awaited" in str(one.message)]

@@ -201,7 +201,7 @@ class TestCommands:
     def test_instances(self, app: Flask) -> None:
         code, output = self.run(app, "instances", "stock")
         assert code == 0
-        assert "10.0.0.1:80\tup" in output
+        assert "10.0.0.1:80 " in output
         code, output = self.run(app, "instances", "nothing")
         assert code == 1
         assert "nothing" in output
@@ -216,8 +216,17 @@ class TestCommands:
     def test_health(self, app: Flask, mesh: Mesh) -> None:
         answers = iter([True, False])
         mesh.management.check("database", lambda: next(answers))
-        assert self.run(app, "health") == (0, "database\tUP\n")
-        assert self.run(app, "health") == (1, "database\tDOWN\tfailed\n")
+        code, output = self.run(app, "health")
+        assert (code, output.split()) == (0, "check status why database UP -".split())
+        code, output = self.run(app, "health", "--json")
+        assert (code, json.loads(output)["parts"][0]["status"]) == (1, "DOWN")
+
+    def test_options_and_help_are_those_of_mesh(self, app: Flask) -> None:
+        code, output = self.run(app, "instances", "stock", "--json")
+        assert (code, json.loads(output)["instances"][0]["host"]) == (0, "10.0.0.1")
+        code, output = self.run(app, "--help")
+        assert code == 0
+        assert "Usage: flask mesh" in output
 
 
 class TestServing:

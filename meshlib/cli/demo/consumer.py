@@ -10,8 +10,9 @@ import threading
 import time
 from collections import Counter
 
-from examples.orders import Orders
-from meshlib import CallError, Mesh
+from meshlib.cli.demo.orders import Orders
+from meshlib.errors import CallError
+from meshlib.mesh import Mesh
 
 
 def main() -> None:

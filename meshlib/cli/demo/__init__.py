@@ -1,0 +1,1 @@
+"""The demo: the main job in real processes, with its failures."""

@@ -590,6 +590,7 @@ class Mesh:
         """In a child process: whatever threads and sockets the parent has are its own; the rest is kept."""
         self._pid = os.getpid()
         self._lock = threading.Lock()
+        self.events.forked()
         self._commons.forked()
         self._office.forked()
         if self._metered is not None:

@@ -109,13 +109,13 @@ class Announcement:
         with self._lock:
             if not self._pending:
                 return
-            self._pending, self.problem = False, ""
+            self._pending, self.problem = False, "not registered"  # as it stays, whatever else goes wrong
             try:
                 self._register(port or None)
             except ConfigError as problem:
-                self.problem = "not registered"
                 log.error("%s is not registered: %s", self._settings.service, problem)  # noqa: TRY400 - it says all
                 return
+            self.problem = ""
         if self._told:
             log.warning("%s listens on port %d now", self._settings.service, port)
         self._warn_of_loopback(port, found)

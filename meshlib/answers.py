@@ -40,17 +40,21 @@ class Again(httpx2.Response):
 class Kept:
     """An answer in memory, to be given again. ``size`` are the bytes that it takes, about."""
 
-    __slots__ = ("_asked", "_body", "_extensions", "_headers", "_status", "size")
+    __slots__ = ("_asked", "_before", "_body", "_extensions", "_headers", "_status", "size")
 
     def __init__(self, response: httpx2.Response, body: bytes, call: Call) -> None:
-        self._status, self._headers, self._body = response.status_code, response.headers.raw, body
+        self._status, self._body = response.status_code, body
+        self._headers = [pair for pair in response.headers.raw if pair[0].lower() != b"age"]
+        said = response.headers.get("age", "")
+        # Of a remote's cache; one of ours has said so in the extension, too.
+        self._before = max(0.0, float(said[:12]) - age_of(response)) if said.isascii() and said.isdigit() else 0.0
         self._extensions = {name: value for name, value in response.extensions.items() if name.startswith("meshlib.")}
         self._asked = (call.method, url_of(call))
         self.size = len(body) + sum(len(name) + len(value) for name, value in self._headers)
 
     def answer(self, age: float) -> httpx2.Response:
         """The answer anew, which was kept for ``age`` seconds: nobody changes what others get."""
-        headers = [*self._headers, (b"Age", b"%d" % age)]
+        headers = [*self._headers, (b"Age", b"%d" % (self._before + age))]
         stream, extensions = httpx2.ByteStream(self._body), {**self._extensions, AGE: age}
         return Again(self._asked, self._status, headers=headers, stream=stream, extensions=extensions)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +16,13 @@ log = logging.getLogger(__name__)
 
 SLOW: Final = 0.1
 """Seconds after which a listener is said to be slow: it holds up the call that it hears of."""
+
+
+SERIES: Final = 4096
+"""Events that are counted apart; what would be another one is counted by its kind, for the service :data:`OTHER`."""
+OTHER: Final = "other"
+
+_known: weakref.WeakSet[Events] = weakref.WeakSet()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +43,17 @@ class Events:
     """Counts events, and hands each to its listeners in the thread that caused it. A listener that fails or is slow is
     logged, and harms nobody else."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, limit: int = SERIES) -> None:
         self._counts: Counter[tuple[str, str, str]] = Counter()
-        self._lock = threading.Lock()
         self._listeners: tuple[Listener, ...] = ()
+        self._limit = limit
+        self.forked()
+        _known.add(self)
+
+    def forked(self) -> None:
+        """In a child process (and at first): a thread of the parent may have held the lock."""
+        # Reentrant: a flow that nobody finished may be collected, and say something, wherever this thread is.
+        self._lock = threading.RLock()
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Tell ``listener`` of every event from now on; the result, called, ends that."""
@@ -52,8 +68,9 @@ class Events:
 
     def emit(self, kind: str, service: str = "", method: str = "", **detail: Any) -> None:
         """Something happened."""
+        counts, key = self._counts, (kind, service, method)
         with self._lock:
-            self._counts[kind, service, method] += 1
+            counts[key if key in counts or len(counts) < self._limit else (kind, OTHER, "")] += 1
         if self._listeners:
             self._tell(Event(kind, service, method, detail))
 
@@ -75,3 +92,11 @@ class Events:
 
 EVENTS: Final = Events()
 """Those of functions that are decorated: they belong to no mesh."""
+
+
+def _after_fork() -> None:
+    for each in list(_known):
+        each.forked()
+
+
+os.register_at_fork(after_in_child=_after_fork)

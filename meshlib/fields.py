@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from meshlib.errors import ConfigError
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
+
+DOUBTFUL: Final = 1000.0
+"""Seconds from which a time-out is probably one of milliseconds."""
+
+
+def doubt(name: str, seconds: float | None) -> None:
+    """Warn of a time-out called ``name`` that is probably meant in milliseconds."""
+    if seconds is not None and seconds >= DOUBTFUL:
+        log.warning("%s is %g seconds, which is %.0f minutes: was it meant in milliseconds? for example %g", name, seconds,
+                    seconds / 60, seconds / 1000)  # fmt: skip
 
 
 def built(cls: type[T], value: Any, where: str, *, example: str = "") -> T:

@@ -84,6 +84,7 @@ def parameter(name: str) -> Key:
             return _bytes(call.arguments[name])
         return _query(call.path.partition(b"?")[2], wanted)
 
+    key.parameter = name  # type: ignore[attr-defined] # for whoever knows which arguments there are
     return key
 
 

@@ -111,8 +111,8 @@ class Mesh:
         self._announcement: Announcement | None = None
         self._announcing: Look | None = None  # how to see where this process listens, once it serves
         self._lock = threading.Lock()
-        self._closing = False
-        self._default_picker = named(self.settings.picker, source=self.settings.sources.get("picker", "default"))
+        self._closing = self._closed = self._said = False
+        self._default_picker = named(self.settings.picker, source=self.settings.sources.get("picker", "code"))
         self._here = Here(self.settings.zone, f"{self.settings.service}@{socket.gethostname()}:{self.settings.port}")
         self._rules = Rules(
             seconds=self.settings.ejection_time, share=self.settings.ejection_share, panic=self.settings.panic_threshold
@@ -297,7 +297,10 @@ class Mesh:
         do not tell theirs. It does nothing without ``MESH_SERVICE``. With ``at_once=False`` it begins when the first request
         comes, or the ASGI lifespan has started. Where ``MESH_PORT`` is another port, or is not set and this process listens on
         several, nothing is registered, and the log says so. Call it as often as you like."""
-        if not self.settings.service or self._announcement is not None or self._registrations:
+        if not self.settings.service:
+            self._nameless()
+            return
+        if self._announcement is not None or self._registrations:
             return
         from meshlib.announcement import Announcement, listening  # noqa: PLC0415 - see above
 
@@ -307,6 +310,19 @@ class Mesh:
             self._announcement = Announcement(self.settings, self._worker, self._register, look)
         else:
             self.in_flight.on_serving = self._serving
+
+    def _nameless(self) -> None:
+        """Say, once, that nobody will be able to call this process, to somebody who seems to think otherwise."""
+        settings = self.settings
+        given = next((name for name in ("port", "advertise", "instance_id") if getattr(settings, name)), None)
+        if given is not None and not self._said:
+            self._said = True
+            log.warning(
+                "MESH_%s (from %s) is set, but MESH_SERVICE is not: this process is not registered, and nobody can call "
+                "it by name; for example MESH_SERVICE=orders",
+                given.upper(),
+                settings.sources.get(given, "code"),
+            )
 
     def listen(self, port: int | None = None, *, backlog: int = 2048) -> socket.socket:
         """A socket that listens on ``MESH_HOST`` and ``port`` (default ``MESH_PORT``; 0 lets the system choose). Raises
@@ -361,7 +377,7 @@ class Mesh:
             for view in self._all_views():
                 view.close()
         finally:
-            self._closing = False
+            self._closing, self._closed = False, True
         if self._provider_stacks:  # what follows for them has ended; the next request has it begin again
             self.in_flight.on_serving = self._serving
         self._engine.close()
@@ -484,9 +500,13 @@ class Mesh:
         with self._lock:
             if view.followed or self._closing:
                 return
+            again, self._closed = self._closed, False
             epoch = view.begin()
             # Under the lock: what has begun before closing does is stopped by it.
             self._worker.report(lambda: Follower(view, self._surroundings(), epoch).run())
+        if again:
+            log.warning("%s is called after its mesh was closed, which begins anew: close the mesh after the last call, or "
+                        "once more", view.service)  # fmt: skip
 
     def _surroundings(self) -> Surroundings:
         settings = self.settings
@@ -590,6 +610,7 @@ class Mesh:
         """In a child process: whatever threads and sockets the parent has are its own; the rest is kept."""
         self._pid = os.getpid()
         self._lock = threading.Lock()
+        self.events.forked()
         self._commons.forked()
         self._office.forked()
         if self._metered is not None:
@@ -610,7 +631,7 @@ class Mesh:
         self.in_flight.on_serving = self._serving
         if self._management is not None:
             self._management.forked()
-        self._closing = False
+        self._closing = self._closed = False
         for view in self._all_views():
             view.abandon()
 

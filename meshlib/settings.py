@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from meshlib import values as read
 from meshlib.errors import ConfigError
+from meshlib.fields import doubt
 from meshlib.model import NO_LABELS, parse_host
 from meshlib.security.secret import Secret
-from meshlib.values import RegistryUrl, nearest
+from meshlib.text import nearest
+from meshlib.values import RegistryUrl
 
 __all__ = ["RegistryUrl", "Settings", "default_state_dir", "env_name", "knobs", "table"]
 
@@ -139,11 +141,19 @@ class Settings:
     if TYPE_CHECKING:
         # What may be passed is wider than what is read: every value may also be text, as the environment has it.
         def __init__(self, **values: Any) -> None: ...
+    else:
+
+        def __new__(cls, **values: Any) -> Settings:
+            for name in values.keys() - {"sources"}:
+                _check_name(name, name, "code")
+            return object.__new__(cls)
 
     def __post_init__(self) -> None:
         for knob in knobs():
             object.__setattr__(self, knob.name, _parsed(knob, getattr(self, knob.name), self.sources))
         self._check_pairs()
+        for name in ("timeout", "connect_timeout", "registry_timeout"):
+            doubt(env_name(name), getattr(self, name))
 
     def _check_pairs(self) -> None:
         for one, other in (("registry_cert", "registry_key"), ("tls_cert", "tls_key")):
@@ -170,15 +180,13 @@ class Settings:
         sources: dict[str, str] = {}
         for key, value in (framework or {}).items():
             name = key.lower().removeprefix("mesh_")
-            if name not in names:
-                raise ConfigError(key, "is not a setting", source=source, example=nearest(name, names) or "registry")
+            _check_name(name, key, source)
             if value is not None and value != "":
                 values[name], sources[name] = value, source
         for name, value in _environment(environ, names):
             values[name], sources[name] = value, "environment"
         for name, value in code.items():
-            if name not in names:
-                raise ConfigError(name, "is not a setting", example=nearest(name, names) or "registry")
+            _check_name(name, name, "code")
             if value is not None:
                 values[name], sources[name] = value, "code"
         return cls(**values, sources=sources)
@@ -218,6 +226,12 @@ class Settings:
     def heartbeat(self) -> float:
         """Seconds between two heartbeats: two may be lost before the registration is."""
         return self.ttl / 3
+
+
+def _check_name(name: str, given: str, source: str) -> None:
+    names = [knob.name for knob in knobs()]
+    if name not in names:
+        raise ConfigError(given, "is not a setting", source=source, example=nearest(name, names) or "registry")
 
 
 def _environment(environ: Mapping[str, str], names: set[str]) -> Iterable[tuple[str, str]]:

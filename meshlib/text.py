@@ -1,9 +1,10 @@
-"""How a plain value is written in a URL, a header or a key."""
+"""How a plain value is written in a URL, a header or a key; and which name was meant."""
 
 from __future__ import annotations
 
 import datetime
 import enum
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -18,3 +19,10 @@ def text_of(value: Any) -> str:
     if isinstance(value, (datetime.date, datetime.time)):
         return value.isoformat()
     return str(value)
+
+
+def nearest(name: str, names: Iterable[str], *, alike: float = 0.5) -> str:
+    """The one of ``names`` that ``name`` was probably meant to be, or nothing; at least ``alike`` (0 to 1) it must be."""
+    import difflib  # noqa: PLC0415 - only for an error
+
+    return next(iter(difflib.get_close_matches(name, sorted(names), 1, alike)), "")

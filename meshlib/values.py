@@ -12,6 +12,7 @@ from typing import Final
 from meshlib.errors import ConfigError
 from meshlib.model import NO_LABELS, ServiceUrl, is_id, is_text, parse_host, parse_labels, registrable_name
 from meshlib.security.secret import Secret
+from meshlib.text import nearest
 
 SCHEMES: Final = ("memory", "local", "static", "consul", "etcd")
 
@@ -231,10 +232,3 @@ def file(value: str) -> str:
         # Without a slash it may be the secret itself, in the wrong variable.
         raise ValueError(f"there is no file {value!r}" if "/" in value else "there is no file of that name")
     return value
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """The one of ``names`` that ``name`` was probably meant to be, or nothing."""
-    import difflib  # noqa: PLC0415 - only for an error
-
-    return next(iter(difflib.get_close_matches(name, sorted(names), 1, 0.5)), "")

@@ -37,12 +37,14 @@ Comparator: TypeAlias = tuple[Callable[[Any, Any], bool], "Version"]
 
 def checked(text: Any, where: str) -> str:
     """``text`` if it is a range. Raises :class:`ConfigError` naming ``where``."""
+    example = '"^1.2", "~1.4.0", ">=2,<3", "1.x" or "^1 || ^3"'
     try:
-        _range(text if isinstance(text, str) else "")
+        found = _range(text if isinstance(text, str) else "")
     except ValueError:
         allowed = f"a range of versions of up to {LONGEST} characters is allowed"
-        example = '"^1.2", "~1.4.0", ">=2,<3", "1.x" or "^1 || ^3"'
         raise ConfigError(where, f"{text!r:.60} is none; {allowed}", example=example) from None
+    if all(map(_empty, found)):
+        raise ConfigError(where, f"{text!r:.60} is an empty range: no version is in it", example=example)
     return text  # type: ignore[no-any-return]
 
 
@@ -64,6 +66,13 @@ def _passes(version: Version, comparators: tuple[Comparator, ...]) -> bool:
     if not all(compare(version, bound) for compare, bound in comparators):
         return False
     return not version.prerelease or any(bound.prerelease and _core(bound) == _core(version) for _, bound in comparators)
+
+
+def _empty(comparators: tuple[Comparator, ...]) -> bool:
+    """Whether two of them contradict each other."""
+    lows = [(bound, compare is gt) for compare, bound in comparators if compare in (gt, ge, eq)]
+    highs = [(bound, compare is lt) for compare, bound in comparators if compare in (lt, le, eq)]
+    return any(low > high or (low == high and (above or below)) for low, above in lows for high, below in highs)
 
 
 def _core(version: Version) -> tuple[Any, ...]:

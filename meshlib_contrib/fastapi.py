@@ -13,11 +13,12 @@ problem details. Neither they nor the client show in the OpenAPI schema; the man
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from functools import cache
 from typing import Any, TypeVar
 
 import fastapi
+import fastapi.params
 import fastapi.routing
 from fastapi.requests import HTTPConnection
 
@@ -35,15 +36,19 @@ class MeshFastAPI(starlette.MeshStarlette):
     def __init__(self, app: fastapi.FastAPI, mesh: Mesh | None = None, **options: Any) -> None:
         super().__init__(app, mesh, **options)
 
-    def own_paths(self, app: Any) -> Collection[str]:
-        """Those of included routers, too, which newer versions of FastAPI keep apart."""
-        flattened = getattr(fastapi.routing, "iter_route_contexts", iter)
-        return {path for route in flattened(app.routes) if (path := getattr(route, "path", None))}
+    # Those of included routers, too, which newer versions of FastAPI keep apart.
+    flat = staticmethod(getattr(fastapi.routing, "iter_route_contexts", iter))
 
 
 def Client(cls: Callable[..., Any]) -> Any:  # noqa: N802 - it stands where Depends does
     """A dependency: the client of the Protocol ``cls``, of the mesh of the app that serves the request."""
-    return fastapi.Depends(client_of(cls))
+    return _Dependency(client_of(cls))
+
+
+class _Dependency(fastapi.params.Depends):
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"a dependency has no {name!r}: FastAPI puts the client in its place, for a parameter of a route: "
+                             "orders: Annotated[Orders, Client(Orders)]; elsewhere use mesh.client(Orders)")  # fmt: skip
 
 
 @cache

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
 from flask import Blueprint, Flask, Response, current_app, request
@@ -26,7 +26,7 @@ from meshlib import Mesh, Settings
 from meshlib.errors import ConfigError
 from meshlib.management.mounting import ask_of
 from meshlib_contrib import flask_cli, werkzeug
-from meshlib_contrib.problems import HANDLED, problem
+from meshlib_contrib.problems import HANDLED, problem, warn_of_misplaced
 
 C = TypeVar("C")
 
@@ -60,6 +60,7 @@ class MeshFlask:
         for kind in HANDLED:
             app.register_error_handler(kind, refused)
         app.cli.add_command(flask_cli.command)
+        app.before_request(_Look(app))
         if serves():
             mesh.announce(werkzeug.listening)
             if mesh.settings.service:
@@ -83,18 +84,33 @@ class MeshFlask:
         return cast("C", LocalProxy(of_current))
 
 
+class _Look:
+    """Before the first request: whether the policies of views are where they are asked."""
+
+    def __init__(self, app: Flask) -> None:
+        self._app, self._done = app, False
+
+    def __call__(self) -> None:
+        if not self._done:
+            self._done = True
+            warn_of_misplaced(self._app.view_functions.values(), "@app.route")
+
+
 def mesh_of(app: Flask) -> Mesh:
     """The mesh of ``app``. Raises :class:`ConfigError` where it has none."""
     mesh = app.extensions.get(EXTENSION)
     if not isinstance(mesh, Mesh):
-        raise ConfigError("MeshFlask", "this app has no mesh", example="MeshFlask(app)")
+        raise ConfigError("MeshFlask", f"the app {app.name!r} has no mesh", example="MeshFlask(app), or init_app(app)")
     return mesh
 
 
 def settings_of(app: Flask) -> Settings:
     """The app's settings under the environment's: the dict ``MESH`` of its config, and each ``MESH_*`` of it."""
-    named = {key: value for key, value in app.config.items() if key.startswith("MESH_")}
-    return Settings.load(framework={**app.config.get("MESH", {}), **named}, source="app.config")
+    named, whole = {key: value for key, value in app.config.items() if key.startswith("MESH_")}, app.config.get("MESH", {})
+    if not isinstance(whole, Mapping):
+        raise ConfigError("MESH", f"is a {type(whole).__name__}, and no dict of settings", source="app.config",
+                          example='MESH={"SERVICE": "orders"}')  # fmt: skip
+    return Settings.load(framework={**whole, **named}, source="app.config")
 
 
 def serves() -> bool:

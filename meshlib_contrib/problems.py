@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
+from collections.abc import Iterable
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from meshlib.errors import DeadlineExceeded, RateLimited, Refused
+from meshlib.policies.functions import misplaced
+
+log = logging.getLogger(__name__)
 
 HANDLED: Final = (Refused, DeadlineExceeded)
 """The errors that have an answer; subclasses included."""
@@ -27,3 +32,11 @@ def _fields(error: Refused | DeadlineExceeded) -> list[tuple[str, str]]:
     if isinstance(error, Refused):
         return [("Retry-After", str(max(1, math.ceil(error.retry_after or 0.0))))]
     return []
+
+
+def warn_of_misplaced(functions: Iterable[Any], registers: str) -> None:
+    """Warn of views whose policies stand above what ``registers`` them: there they are never asked."""
+    for name in misplaced(functions):
+        log.warning(
+            "the policies of %s stand above %s, which does not see them: put them below it, next to the def", name, registers
+        )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, MutableMapping
+import logging
+from collections.abc import Callable, Collection, Iterable, MutableMapping
 from typing import Any, Final, TypeVar
 
 from starlette.applications import Starlette
@@ -12,7 +13,9 @@ from starlette.responses import Response
 from meshlib import Mesh
 from meshlib.errors import ConfigError
 from meshlib.server import AsgiApp
-from meshlib_contrib.problems import HANDLED, problem
+from meshlib_contrib.problems import HANDLED, problem, warn_of_misplaced
+
+log = logging.getLogger(__name__)
 
 C = TypeVar("C")
 
@@ -34,6 +37,7 @@ class MeshStarlette:
             raise ConfigError(type(self).__name__, "this app has a mesh already", example="one per app")
         self.mesh, self._owned = mesh or Mesh.from_env(), mesh is None
         self._clients: dict[Any, Any] = {}
+        self.endpoints = lambda: [getattr(route, "endpoint", None) for route in self.flat(app.routes)]
         app.state.mesh = self.mesh
         app.add_middleware(_Middleware, integration=self, options={"own": lambda: self.own_paths(app), **options})
         for kind in HANDLED:
@@ -49,7 +53,9 @@ class MeshStarlette:
 
     def own_paths(self, app: Any) -> Collection[str]:
         """The paths that the app has routes for: there a management endpoint stands back."""
-        return {path for route in app.routes if (path := getattr(route, "path", None))}
+        return {path for route in self.flat(app.routes) if (path := getattr(route, "path", None))}
+
+    flat: Callable[[Any], Iterable[Any]] = staticmethod(iter)
 
     async def ended(self) -> None:
         """The app's lifespan is over."""
@@ -76,8 +82,19 @@ class _Middleware:
     """The outermost of all that the app had when the mesh came; it hears of the lifespan, too."""
 
     def __init__(self, app: AsgiApp, integration: MeshStarlette, options: dict[str, Any]) -> None:
-        self._integration = integration
+        self._integration, self._heard = integration, False
         self._served = integration.mesh.asgi(app, **options)
+
+    def _listen(self, kind: str) -> None:
+        """Warn, once, of an app whose lifespan nobody runs: of the parent that it is mounted in only its own is run."""
+        if not self._heard and kind != "lifespan" and self._integration.mesh.settings.service:
+            log.warning("the lifespan of this app was not run, so %s registers with its first request only, and cannot leave "
+                        "in good order: is it mounted in another app, or called by a client that runs none? Give the mesh to "
+                        "the outermost app: %s(parent)",
+                        self._integration.mesh.settings.service, type(self._integration).__name__)  # fmt: skip
+        if not self._heard:
+            warn_of_misplaced(self._integration.endpoints(), "@app.get and its like")
+        self._heard = True
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         async def ending(message: MutableMapping[str, Any]) -> None:
@@ -85,5 +102,6 @@ class _Middleware:
                 await self._integration.ended()
             await send(message)
 
+        self._listen(scope["type"])
         scope[KEY] = self._integration
         await self._served(scope, receive, ending if scope["type"] == "lifespan" else send)

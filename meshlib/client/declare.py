@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar
 from meshlib.balance.pickers import Picker, named
 from meshlib.client.types import is_async_stream, is_body, is_byte_stream, stream_item, unpack
 from meshlib.errors import ConfigError
+from meshlib.fields import doubt
 from meshlib.model import ServiceUrl
 from meshlib.policies.base import POLICIES, Policy, checked
 from meshlib.policies.functions import ungoverned
@@ -100,9 +101,16 @@ class Declaration:
 
 
 def _verb(verb: str) -> Callable[[str], Callable[[F], F]]:
+    example = f'@{verb.lower()}("/orders/{{id}}") above a def'
+
     def at(path: str) -> Callable[[F], F]:
+        if not isinstance(path, str):
+            raise ConfigError(f"@{verb.lower()}", f"has {path!r:.60} in place of a path", example=example)
+
         def mark(function: F) -> F:
             declared = ungoverned(function)  # policies below the verb are the method's, as those above it are
+            if not inspect.isfunction(declared):
+                raise ConfigError(f"@{verb.lower()}", f"stands on {declared!r:.60}, which is no method", example=example)
             declared.__mesh_endpoint__ = (verb, path)  # type: ignore[attr-defined]
             return declared  # type: ignore[return-value]
 
@@ -139,7 +147,11 @@ def service_client(
     ``policies`` govern every method that has none of the same kind. The class stays as it is: fakes and type checkers see a
     plain Protocol. Raises :class:`ConfigError` for anything unclear, at decoration.
     """
+    if isinstance(name, type):
+        raise ConfigError("service_client", f"stands on {name.__qualname__} without the name of the service",
+                          example='@service_client("orders")')  # fmt: skip
     target = ServiceUrl.parse(name)
+    doubt("timeout", timeout if isinstance(timeout, (int, float)) else None)
     if timeout is not None and not (isinstance(timeout, (int, float)) and 0 < timeout < _YEAR):
         raise ConfigError("timeout", f"{timeout!r} is not a positive number of seconds", example="timeout=2.0")
     fixed = tuple((header_name(key), header_value(key, value)) for key, value in (headers or {}).items())
@@ -147,6 +159,8 @@ def service_client(
     given = checked(policies, "policies")
 
     def declare(cls: C) -> C:
+        if not isinstance(cls, type):
+            raise ConfigError("service_client", f"stands on {cls!r:.60}, which is no class", example="class Orders(Protocol)")
         methods = tuple(_methods(cls))
         if not methods:
             raise ConfigError(cls.__qualname__, "declares no method", example='@get("/orders/{id}")')
@@ -159,12 +173,27 @@ def service_client(
 
 
 def _methods(cls: type) -> typing.Iterator[Method]:
+    for name, kept in inspect.getmembers_static(cls):
+        inside = getattr(kept, "__func__", getattr(kept, "fget", None))
+        if hasattr(inside, "__mesh_endpoint__"):
+            raise ConfigError(f"{cls.__qualname__}.{name}", f"is a {type(kept).__name__}, and no method",
+                              example="a def with self, and nothing above the verb but policies")  # fmt: skip
     for name, function in inspect.getmembers(cls, inspect.isfunction):
+        _check_once(cls, name)
         endpoint = getattr(function, "__mesh_endpoint__", None)
         if endpoint is not None:
             yield _method(cls, name, function, *endpoint)
         elif not name.startswith("_") and _is_empty(function):
             raise ConfigError(f"{cls.__qualname__}.{name}", "has no verb", example=f'@get("/{name}")')
+
+
+def _check_once(cls: type, name: str) -> None:
+    """Of two clients in one, which do not know of each other, the one would hide what the other declares."""
+    owners = [each for each in cls.__mro__ if hasattr(vars(each).get(name), "__mesh_endpoint__")]
+    hidden = [each for each in owners[1:] if each not in owners[0].__mro__]
+    if hidden:
+        raise ConfigError(f"{cls.__qualname__}.{name}", f"is declared by {owners[0].__qualname__} and by "
+                          f"{hidden[0].__qualname__}: which is meant?", example="two clients, or another name")  # fmt: skip
 
 
 def _is_empty(function: Any) -> bool:

@@ -15,7 +15,7 @@ from meshlib.client.declare import Body, Header, Method, Parameter, Query, heade
 from meshlib.client.types import is_byte_stream, is_model
 from meshlib.errors import ConfigError
 from meshlib.flow import RawHeaders
-from meshlib.text import text_of
+from meshlib.text import nearest, text_of
 
 
 class Chunks(httpx2.SyncByteStream, httpx2.AsyncByteStream):
@@ -91,8 +91,13 @@ class Encoder:
             try:
                 self._method.signature.bind(*args, **kwargs)
             except TypeError as problem:
-                raise TypeError(f"{self._method.name}(): {problem}") from None
+                raise TypeError(f"{self._method.name}(): {problem}{self._hint(kwargs)}") from None
         return values
+
+    def _hint(self, kwargs: dict[str, Any]) -> str:
+        unknown = next((name for name in kwargs if name not in self._keywords), None)
+        near = "" if unknown is None else nearest(unknown, self._keywords)
+        return f"; did you mean {near!r}, not {unknown!r}?" if near else ""
 
     def _path(self, values: dict[str, Any]) -> str:
         return "".join([part if isinstance(part, str) else self._segment(*part, values) for part in self._method.template])

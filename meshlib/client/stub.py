@@ -44,6 +44,9 @@ class Operation:
         names = [one.name for one in method.parameters]
         for policy in stack.effective:
             policy.check(where, awaits=method.awaits, yields=False, arguments=names)
+        known = [*names, *(pair.partition("=")[0] for pair in method.path.partition("?")[2].split("&") if pair)]
+        for policy in method.policies:
+            policy.check_own(where, verb=method.verb, fits=self._fits, arguments=known)
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any], clock: Callable[[], float]) -> Call:
         """The call that these arguments ask for."""
@@ -76,10 +79,13 @@ class Operation:
         except (ValueError, httpx2.DecodingError) as problem:
             raise self.undecodable(response, call, problem) from problem
 
+    def _fits(self, value: Any) -> bool:
+        return self._raw or fits(self.method.returns, value)
+
     def given(self, answer: Given) -> Any:
         """What a policy gave in place of an answer. Raises :class:`ConfigError` when it is not of the declared type."""
         value, returns = answer.value, self.method.returns
-        if not fits(returns, value):
+        if not self._fits(value):
             raise ConfigError(f"{answer.source} of {self.stack.site.method}", f"gave a {type(value).__name__}, not a {returns}",
                               example="what the method returns")  # fmt: skip
         return value
@@ -301,6 +307,12 @@ def declaration_of(cls: Any) -> Declaration:
     return replace(declaration, policies=overlaid(declaration.policies, above)) if above else declaration
 
 
+def _called(function: Callable[..., Any], cls: Any, name: str) -> Callable[..., Any]:
+    """``function`` by the name of what it stands for: Python says it, of a coroutine that nobody awaits, say."""
+    function.__name__, function.__qualname__, function.__module__ = name, f"{cls.__qualname__}.{name}", cls.__module__
+    return function
+
+
 def implement(
     cls: Any,
     target: ServiceUrl,
@@ -317,5 +329,5 @@ def implement(
     for method in declaration.methods:
         operation = Operation(method, declaration, stack(method), declaration.timeout or timeout, connect)
         stub = async_ if method.awaits else sync
-        body[method.name] = stub.implement(operation)
+        body[method.name] = _called(stub.implement(operation), cls, method.name)
     return type(cls.__name__, (cls,), body)()

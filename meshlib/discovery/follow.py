@@ -22,6 +22,7 @@ from meshlib.discovery.view import View, differ
 from meshlib.errors import MeshError, RegistryError, RegistryUnavailable, StoreError
 from meshlib.model import Instance, ServiceUrl
 from meshlib.settings import Settings
+from meshlib.text import nearest
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,8 @@ SAVE_GAP = 1.0
 """Seconds between two writes, however often it changes: each waits for the disk."""
 SUSPECTS_EVERY = 5.0
 """Seconds between two probes of a suspect that answers."""
+LIKE = 0.5
+"""Most seconds in which the name of a service that nobody registered is compared with those there are."""
 BACKOFF_CAP = 0.9
 """Most seconds between two attempts to reach the registry: what heals is to be seen within a second."""
 
@@ -126,10 +129,25 @@ class Follower:
             async for listing in listings:
                 if not listing.instances:  # in good faith, it may be, after a loss of state: see merge
                     await self._from_disk()
+                    await self._look_for_like(registry)
                 self._accept(listing)
                 if self._idle():
                     return
         raise RegistryUnavailable("the watch ended")
+
+    async def _look_for_like(self, registry: Registry) -> None:
+        """For a service that nobody ever knew: the one whose name was probably meant. It is looked for once."""
+        view = self.view
+        if view.known is not None or view.like is not None:
+            return
+        view.like = ""
+        try:
+            async with asyncio.timeout(LIKE):
+                names = await registry.services(view.service.namespace)
+        except Exception as problem:  # noqa: BLE001 - a mere hint must not keep the list from anybody
+            log.debug("%s: no similar names: %r", view.service, problem)
+            return
+        view.like = nearest(view.service.service, {*names} - {view.service.service}, alike=0.75)
 
     def _accept(self, listing: Listing) -> None:
         view, before = self.view, self.view.known
@@ -156,8 +174,15 @@ class Follower:
         if self._told is not type(problem):  # not its text: that may name another server every time
             self._told = type(problem)
             going = "going on with what is known" if self.view.known else "nothing is known yet"
-            log.warning("%s: the registry is lost, %s: %s", self.view.service, going, problem, exc_info=bug)
+            log.warning("%s: the registry is lost, %s, trying again: %s%s", self.view.service, going, problem, self._hint(),
+                        exc_info=bug)  # fmt: skip
         self.view.live, self.view.problem = False, str(problem)
+
+    def _hint(self) -> str:
+        """What to look at, for a registry that never answered."""
+        settings = self.around.settings
+        source = settings.sources.get("registry", "code" if settings.registry.hosts else "default")
+        return "" if self.view.known else f"; is MESH_REGISTRY={settings.registry} (from {source}) right?"
 
     async def _cold_start(self) -> None:
         """Give the registry its moment, then let callers go on with what was known, the disk snapshot, or with nothing."""

@@ -42,6 +42,7 @@ class View:
         self.known: Known | None = None
         self.live = False
         self.problem = ""
+        self.like: str | None = None  # a service with a similar name, if nobody ever knew this one; None: not looked for yet
         self.followed = False
         self.epoch = 0
         self._start, self._timeout, self._clock, self._wall = start, timeout, clock, wall
@@ -68,6 +69,8 @@ class View:
             return f"no list of instances yet: {problem}"
         listed = len(self.known.snapshot.instances)
         known = "no instance is registered" if not listed else f"none of {listed} instances may be called"
+        if not listed and self.like:
+            known += f"; did you mean {self.like!r}?"
         return known if self.live else f"{known} (as of {self.known.snapshot.age(self._wall()):.0f} s ago: {problem})"
 
     def publish(self, known: Known) -> None:

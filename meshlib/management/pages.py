@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ipaddress
+import logging
 import platform
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -23,6 +24,8 @@ from meshlib.errors import ConfigError
 from meshlib.management.health import Check, Checks, Component, serving, worst
 from meshlib.settings import Settings
 from meshlib.worker import Worker
+
+log = logging.getLogger(__name__)
 
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"  # RFC 9457
@@ -184,7 +187,7 @@ class Pages:
     def _about(self) -> dict[str, Any]:
         settings = self._settings
         app = {"name": settings.service, "version": settings.version, "namespace": settings.namespace, "zone": settings.zone}
-        said = {name: value() if callable(value) else value for name, value in self.info.items()}
+        said = {name: _told(name, value) for name, value in self.info.items()}
         own = {"mesh": {"version": VERSION, "registry": settings.registry.scheme}}
         return {"app": {name: value for name, value in app.items() if value}, **own,
                 "python": {"version": platform.python_version()}, **said}  # fmt: skip
@@ -197,6 +200,16 @@ class Pages:
             return Answer(200, self._metrics().prometheus().encode(), OPENMETRICS)
 
         return self._worker.spawn(lambda: asyncio.to_thread(made))
+
+
+def _told(name: str, value: Any) -> Any:
+    if not callable(value):
+        return value
+    try:
+        return value()
+    except Exception as problem:  # the app's own code: the rest of the page is there all the same
+        log.exception("the info %s failed", name)
+        return {"error": type(problem).__name__}
 
 
 def _report(components: Mapping[str, Component], details: bool, kind: str, **more: Any) -> Answer:

@@ -76,7 +76,8 @@ class Recorder:
     def __init__(self, labels: int, *, limit: int = SERIES) -> None:
         self._limit, self._other = limit, (OTHER,) + ("",) * (labels - 1)
         self._known: dict[Labels, Series] = {}
-        self._lock = threading.Lock()
+        # Reentrant: a flow that nobody finished may be collected, and counted, wherever this thread is.
+        self._lock = threading.RLock()
 
     def series(self, labels: Labels) -> Series:
         """Where calls with these ``labels`` count; the same each time, to be kept."""
@@ -91,6 +92,6 @@ class Recorder:
 
     def forked(self) -> None:
         """In a child process: it starts from nothing, in the same series."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         for series in self._known.values():
             series.forked()

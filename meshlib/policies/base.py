@@ -12,14 +12,17 @@ import time
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
+from inspect import Signature, signature
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
 
 from meshlib.errors import ConfigError
 from meshlib.events import EVENTS, Events
 from meshlib.flow import Layer, Next
 from meshlib.metrics.recorder import Recorder
 from meshlib.model import ServiceUrl
+from meshlib.text import nearest
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -30,6 +33,8 @@ POLICIES = "__mesh_policies__"
 LAYERS = "__mesh_layers__"
 """Attribute of a governed function with the layers around it, outermost first."""
 
+
+_NOTHING: Any = object()
 
 OTHERS: Final[weakref.WeakValueDictionary[str, type[Policy]]] = weakref.WeakValueDictionary()
 """All kinds that somebody has defined, the last class of each."""
@@ -96,6 +101,16 @@ class Site:
         self.events.emit(kind, self.service, self.method, **detail)
 
 
+class _Constructor:
+    """The signature of a class whose ``__new__`` takes anything: that of its ``__init__``."""
+
+    def __get__(self, _: Any, cls: Any) -> Signature:
+        return Signature(list(signature(cls.__init__).parameters.values())[1:])
+
+
+_signature = lru_cache(maxsize=256)(signature)
+
+
 class Policy:
     """Base of all policies; each is a frozen dataclass with keyword-only options that it checks itself."""
 
@@ -106,6 +121,15 @@ class Policy:
     is about."""
     either: ClassVar[tuple[str, ...]] = ()
     """Fields of which only one can hold: a document that sets one puts it in place of the others."""
+
+    __signature__ = _Constructor()
+
+    if not TYPE_CHECKING:  # who checks types goes by __init__
+
+        def __new__(cls, *given: Any, **options: Any) -> Self:
+            if given or options:  # copying makes one of nothing
+                _check_options(cls, given, options)
+            return super().__new__(cls)
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -132,22 +156,52 @@ class Policy:
         """Raise :class:`ConfigError` if it cannot stand on ``where``, a function or declared method with these ``arguments``,
         which runs in an event loop if it ``awaits``, and is a generator if it ``yields``."""
 
-    def __call__(self, target: F) -> F:
+    def check_own(self, where: str, *, verb: str, fits: Callable[[Any], bool], arguments: Iterable[str]) -> None:  # noqa: ARG002
+        """Raise :class:`ConfigError` if it cannot do anything on ``where``, the one function or declared method that it was put
+        on, which performs ``verb``, and returns what ``fits``. (On a whole client it may be meant for other methods.)"""
+        wanted, known = getattr(getattr(self, "key", None), "parameter", None), list(arguments)
+        if wanted is not None and wanted not in known:
+            better = nearest(wanted, known) or next(iter(known), "")
+            raise ConfigError(f"{self.kind}(key=)", f"is the parameter {wanted!r}, which {where} has not",
+                              example=f'keys.parameter("{better}")' if better else "another key")  # fmt: skip
+
+    def __call__(self, target: F = _NOTHING) -> F:
         """As a decorator: of a declared method or client, which its calls then pass, or of any function, whose type stays."""
         from meshlib.policies.functions import govern  # noqa: PLC0415 - it needs this module
 
+        if target is _NOTHING:  # what was to be decorated is inside: it was taken for an option
+            raise ConfigError(self.kind, "is a policy, and no function: it was put on one without its parentheses",
+                              example=f"@{self.kind}(…)")  # fmt: skip
         if isinstance(target, type) or hasattr(target, "__mesh_endpoint__"):
             setattr(target, POLICIES, (self, *vars(target).get(POLICIES, ())))
             return target  # pyright: ignore[reportReturnType] - a class is callable, too
         return govern(target, self)  # type: ignore[return-value]
 
 
+def _check_options(cls: type[Policy], given: tuple[Any, ...], options: dict[str, Any]) -> None:
+    takes = _signature(cls)
+    try:
+        takes.bind(*given, **options)
+    except TypeError as problem:
+        known = [each.name for each in takes.parameters.values() if each.kind is not each.VAR_POSITIONAL]
+        unknown = next((name for name in options if name not in known), None)
+        if unknown is None:
+            options_are = ", ".join(known)
+            raise ConfigError(cls.kind, f"{problem}; it takes {options_are}", example=f"@{cls.kind}(…) above a def") from None
+        near = nearest(unknown, known)
+        raise ConfigError(f"{cls.kind}({unknown}=)", f"is no option; {', '.join(known)} are",
+                          example=f"{cls.kind}({near or known[0]}=…)") from None  # fmt: skip
+
+
 def checked(policies: Iterable[Any], where: str) -> tuple[Policy, ...]:
     """``policies`` as a tuple. Raises :class:`ConfigError` for what is none."""
+    example = "policies=[retry(attempts=3)]"
+    if not isinstance(policies, Iterable):
+        raise ConfigError(where, f"{policies!r:.60} is no list", example=example)
     found = tuple(policies)
     for each in found:
         if not isinstance(each, Policy):
-            raise ConfigError(where, f"{each!r:.60} is not a policy", example="policies=[retry(attempts=3)]")
+            raise ConfigError(where, f"{each!r:.60} is not a policy", example=example)
     return found
 
 

@@ -84,6 +84,13 @@ class cache(Policy):  # noqa: N801 - as users write it
         if yields:
             raise ConfigError("cache", f"{where} is a generator, of which there is no answer to keep", example="a def")
 
+    def check_own(self, where: str, *, verb: str, fits: Callable[[Any], bool], arguments: Iterable[str]) -> None:
+        """See :meth:`Policy.check_own`."""
+        super().check_own(where, verb=verb, fits=fits, arguments=arguments)
+        if verb not in (FUNCTION, *self.methods):
+            raise _wrong("methods", f"are {', '.join(self.methods)}, so nothing is kept of {where}, which is {verb}",
+                         f'methods=["{verb}"], if its answers may be given again')  # fmt: skip
+
 
 def _is(value: Any, types: Any, least: float, most: float) -> bool:
     return isinstance(value, types) and not isinstance(value, bool) and least <= value <= most

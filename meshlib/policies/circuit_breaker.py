@@ -158,7 +158,8 @@ class CircuitBreaker:
         except BaseException as problem:
             self._failed(call, permit, begun, problem)
             raise
-        if self._brief and getattr(response, "status_code", 0) < _PUSHBACK:
+        # What a function returned may have anything by that name.
+        if self._brief and (call.method == FUNCTION or response.status_code < _PUSHBACK):
             permit.good()
         else:
             self._answered(call, permit, begun, response)

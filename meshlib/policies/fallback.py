@@ -87,6 +87,12 @@ class fallback(Policy):  # noqa: N801 - as users write it
             if name not in ("error", *arguments):
                 raise _wrong("make", f"{_name(self.make)} wants {name!r}, and {where} has no such argument", "error")
 
+    def check_own(self, where: str, *, verb: str, fits: Callable[[Any], bool], arguments: Iterable[str]) -> None:
+        """See :meth:`Policy.check_own`."""
+        super().check_own(where, verb=verb, fits=fits, arguments=arguments)
+        if self.value is not UNSET and not fits(self.value):
+            raise _wrong("value", f"{self.value!r:.40} is not of the type that {where} returns", "fallback(list)")
+
 
 def _is(value: Any, types: Any, least: float, most: float) -> bool:
     return isinstance(value, types) and not isinstance(value, bool) and least <= value <= most

@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, wraps
-from typing import Any
+from typing import Any, Final
 
 from meshlib.deadline import earlier, of_attempt, until
 from meshlib.errors import CallError, ConfigError, DeadlineExceeded
@@ -22,6 +23,10 @@ from meshlib.policies.passed import blame
 
 GOVERNED = "__mesh_governed__"
 """Attribute of a wrapper: the function inside it, and its policies."""
+
+
+WITHIN: Final = "__mesh_within__"
+"""Attribute of a function around which there are policies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +47,16 @@ def govern(function: Callable[..., Any], policy: Policy) -> Callable[..., Any]:
     wrapper = _wrapper(known.function, stack)
     setattr(wrapper, GOVERNED, known)
     setattr(wrapper, LAYERS, stack.layers)
+    with suppress(AttributeError, TypeError):  # some of C
+        setattr(known.function, WITHIN, True)
     return wrapper
+
+
+def misplaced(functions: Iterable[Any]) -> list[str]:
+    """The names of those of ``functions``, which a framework calls, that are within policies it does not know of: they stand
+    above the decorator that told it of the function."""
+    return [str(getattr(each, "__qualname__", each)) for each in functions
+            if getattr(each, WITHIN, False) and not hasattr(each, GOVERNED)]  # fmt: skip
 
 
 def ungoverned(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -63,7 +77,10 @@ def _check(function: Callable[..., Any], policy: Policy) -> None:
         arguments = tuple(inspect.signature(function).parameters)
     except ValueError:  # some of C
         arguments = ()
-    policy.check(getattr(function, "__qualname__", repr(function)), awaits=awaits, yields=yields, arguments=arguments)
+    where = getattr(function, "__qualname__", repr(function))
+    policy.check(where, awaits=awaits, yields=yields, arguments=arguments)
+    if arguments:
+        policy.check_own(where, verb=FUNCTION, fits=lambda _: True, arguments=arguments)
 
 
 class _Stack:

@@ -6,6 +6,7 @@ import copy
 import logging
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
+from types import FunctionType
 from typing import Any, ClassVar, Final, TypeAlias
 
 from meshlib.errors import AttemptTimeout, CallError, ConfigError, ConnectFailed, ConnectionLost, StatusError
@@ -93,6 +94,27 @@ def _check_abort(abort: Any) -> None:
     if not (known or named or status):
         allowed = f"a status from 400 to 599, an exception, or one of {', '.join(NAMED)}"
         raise _wrong("abort", f"{abort!r:.40} is not {allowed}", "abort=503")
+    if kind:
+        _check_made(abort)
+
+
+def _check_made(abort: type[Exception]) -> None:
+    try:
+        abort("an injected fault")
+    except Exception:  # noqa: BLE001 - whatever its own code says
+        problem = f"{abort.__name__} cannot be made of a message alone"
+        raise _wrong("abort", problem, f"abort={abort.__name__}(…), an object") from None
+
+
+def _another(error: Exception) -> Exception:
+    """One like ``error``. One that has code to be made with need not be able to be made of its ``args``, as copying does."""
+    kind = type(error)
+    if not isinstance(kind.__init__, FunctionType):
+        return copy.copy(error)
+    made: Exception = kind.__new__(kind, *error.args)
+    made.__dict__.update(error.__dict__)
+    made.__dict__.pop("__notes__", None)
+    return made
 
 
 def _said(abort: Any) -> str:
@@ -163,7 +185,7 @@ class Fault:
 
     def _error(self, call: Call, abort: Exception | type[Exception]) -> Exception:
         if isinstance(abort, Exception):
-            return copy.copy(abort)  # each with a traceback and notes of its own
+            return _another(abort)  # each with a traceback and notes of its own
         text = f"{call.method} {call.target}: an injected fault"
         make: Any = abort
         error: Exception = make(text, service=call.target) if issubclass(abort, CallError) else make(text)

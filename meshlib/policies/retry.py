@@ -146,7 +146,7 @@ class _Retry:
                 raise
             else:
                 pause = None
-                if self._any_answer or getattr(response, "status_code", 0) >= _FIRST_ERROR:
+                if self._any_answer or (_is_answer(call, response) and response.status_code >= _FIRST_ERROR):
                     trouble = trouble or _Trouble(self, call, visited, begun)
                     pause = trouble.after(None, response)
                 if pause is None:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from meshlib.deadline import earlier, inherited
 from meshlib.errors import AttemptTimeout, CallError, ConfigError, DeadlineExceeded
+from meshlib.fields import doubt
 from meshlib.flow import Call, Flow, Layer, Next
 from meshlib.policies.base import Policy, Site
 
@@ -33,6 +34,7 @@ class timeout(Policy):  # noqa: N801
 
     def __post_init__(self) -> None:
         _check("seconds", self.seconds, "timeout(2.0)")
+        doubt("timeout(seconds=…)", self.seconds)
         if self.attempt is not None:
             _check("attempt", self.attempt, "timeout(2.0, attempt=0.5)")
             if self.attempt > self.seconds:

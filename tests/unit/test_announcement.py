@@ -56,7 +56,13 @@ class World:
         self._tasks: list[asyncio.Task[None]] = []
 
     def report(self, work: Any) -> None:
-        self._tasks.append(asyncio.create_task(work()))
+        async def guarded() -> None:  # as the worker does
+            try:
+                await work()
+            except Exception:
+                logging.getLogger("meshlib.worker").exception("a background task of meshlib failed")
+
+        self._tasks.append(asyncio.create_task(guarded()))
 
     def _register(self, port: int | None) -> None:
         if self._refusal is not None:
@@ -163,8 +169,10 @@ def test_cancelled() -> None:
     assert world.registered == []
 
 
-def test_what_cannot_be_registered(caplog: pytest.LogCaptureFixture) -> None:
-    world = World(ConfigError("port", "is registered already"))
+@pytest.mark.parametrize("refusal", [ConfigError("port", "is registered already"), OSError("no space left on device")])
+def test_what_cannot_be_registered(refusal: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever hinders it: a process that consumers cannot find is not ready."""
+    world = World(refusal)
     world.listening = ports(8000)
 
     async def story(announcement: Announcement) -> None:

@@ -17,7 +17,7 @@ ROOT = Path(meshlib.__file__).parent
 
 # What each room may import, besides itself. Whoever enters a room that is not here, adds it.
 FACTS = {"errors", "model"}
-SETTINGS = FACTS | {"settings", "values", "security"}
+SETTINGS = FACTS | {"fields", "security", "settings", "text", "values"}
 FLOW = FACTS | {"flow"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
@@ -40,10 +40,10 @@ ALLOWED: dict[str, set[str]] = {
     "policies": SETTINGS
     | {"answers", "deadline", "events", "fields", "files", "flow", "keys", "metrics", "outcome", "patterns", "subsets"}
     | {"priorities", "threads"},
-    "balance": FLOW | {"deadline", "keys", "outcome", "priorities", "subsets"},
+    "balance": FLOW | {"deadline", "keys", "outcome", "priorities", "subsets", "text"},
     "security": FLOW,
-    "values": FACTS | {"security"},
-    "settings": FACTS | {"values", "security"},
+    "values": FACTS | {"security", "text"},
+    "settings": FACTS | {"fields", "security", "text", "values"},
     "files": set(),
     "threads": set(),
     "worker": {"threads"},

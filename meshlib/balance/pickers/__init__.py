@@ -19,6 +19,7 @@ from meshlib.balance.pickers.sticky import Sticky
 from meshlib.balance.pickers.subset import Subset
 from meshlib.errors import ConfigError
 from meshlib.keys import Key, cookie, header, parameter, path
+from meshlib.text import nearest
 
 GROUP: Final = "meshlib.pickers"
 
@@ -55,7 +56,9 @@ def _installed(name: str, source: str) -> Picker:
     found = [one for one in installed if one.name == name]
     if not found:
         known = ", ".join([*PICKERS, *sorted({one.name for one in installed})])
-        raise ConfigError("picker", f"{str(name)[:40]!r} is none of {known}", source=source, example="picker='peak_ewma'")
+        near = nearest(str(name), [*PICKERS, *(one.name for one in installed)]) or "peak_ewma"
+        raise ConfigError("MESH_PICKER" if source != "code" else "picker", f"{str(name)[:40]!r} is none of {known}",
+                          source=source, example=near)  # fmt: skip
     try:
         picker = found[0].load()
     except Exception as problem:

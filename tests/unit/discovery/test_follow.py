@@ -88,7 +88,7 @@ def test_an_error_keeps_the_list_and_is_visible(caplog: pytest.LogCaptureFixture
     watches: list[list[Any]] = [[listed("a", "b"), 5.0, DOWN]] + [[DOWN]] * 4000
     play(World(Scripted(*watches)), story)
     assert [record.getMessage() for record in caplog.records] == [
-        "orders: the registry is lost, going on with what is known: connection refused"
+        "orders: the registry is lost, going on with what is known, trying again: connection refused"
     ]
 
 
@@ -181,7 +181,9 @@ def test_another_kind_of_error_is_said() -> None:
         play(world, story)
     finally:
         logging.getLogger("meshlib.discovery.follow").removeHandler(handler)
-    assert [text.rpartition(": ")[2] for text in with_log] == ["0 refused", "bad token"]
+    assert [text.rpartition(": ")[2] for text in with_log] == [
+        f"{why}; is MESH_REGISTRY=memory:// (from default) right?" for why in ("0 refused", "bad token")
+    ]
 
 
 # -- the cold start

@@ -158,6 +158,13 @@ class TestWhat:
         assert document["mesh"]["registry"] == "memory"
         assert (document["build"], document["queue"]) == ({"commit": "abc"}, 7)
 
+    def test_an_info_that_fails_is_said_to_and_harms_no_other(self) -> None:
+        world = World(service="orders")
+        world.pages.info |= {"build": lambda: 1 / 0, "queue": lambda: 7}
+        status, document = world.seen("/actuator/info")
+        assert (status, document["queue"], document["build"]) == (200, 7, {"error": "ZeroDivisionError"})
+        assert document["app"] == {"name": "orders"}
+
     def test_metrics_where_there_are_any(self) -> None:
         assert World().ask("/metrics").status == 404
         answer = World(metrics=Measured).ask("/metrics")

@@ -142,3 +142,25 @@ def test_a_child_process_begins_at_nothing() -> None:
             os._exit(0 if read == [(("a",), (1, 2.0))] else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert series.read()[1] == FULL + 5
+
+
+class Collecting(str):
+    """A label: while it is looked up, an abandoned flow is collected, which counts itself."""
+
+    recorder: Recorder
+
+    def __hash__(self) -> int:
+        if self.recorder:
+            recorder, self.recorder = self.recorder, None  # type: ignore[assignment]
+            recorder.series(("abandoned",)).add(1.0)
+        return 7
+
+
+def test_a_flow_that_is_collected_while_its_thread_looks_one_up() -> None:
+    recorder, label = Recorder(1), Collecting("a")
+    label.recorder = recorder
+    thread = threading.Thread(target=lambda: recorder.series((label,)).add(2.0), daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive(), "it waits for itself"
+    assert sorted(labels for labels, _ in recorder) == [("a",), ("abandoned",)]

@@ -387,6 +387,24 @@ def test_a_value_is_an_answer_whatever_it_is() -> None:
     assert breakers_of(work)[0].state == "closed"
 
 
+class Foreign:
+    """What some libraries return: it has an attribute of that name, and no status."""
+
+    status_code: Any = None
+
+
+@pytest.mark.parametrize("code", [None, "ok", 503])
+def test_a_value_may_have_anything_in_place_of_a_status(code: Any) -> None:
+    @circuit_breaker(minimum=1)
+    def work() -> Foreign:
+        return value
+
+    value = Foreign()
+    value.status_code = code
+    assert work() is value
+    assert (breakers_of(work)[0].condition.counts.calls, breakers_of(work)[0].state) == (1, "closed")
+
+
 def test_generator_functions_are_seen_when_they_are_made() -> None:
     @circuit_breaker(minimum=1)
     def numbers() -> Iterator[int]:

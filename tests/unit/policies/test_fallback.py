@@ -416,7 +416,7 @@ class Orders(Protocol):
     @fallback(value=["a", "b"])
     @get("/lines")
     def lines(self) -> AsyncIterator[str]: ...
-    @fallback(value=b"ab")
+    @fallback(lambda: b"ab")
     @get("/bytes")
     def wrong(self) -> Iterator[bytes]: ...
     @fallback(value=object())

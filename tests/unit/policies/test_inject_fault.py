@@ -67,6 +67,21 @@ class Custom(Exception):
     pass
 
 
+class Particular(Exception):
+    """As many are: it cannot be made again of what it has as ``args``."""
+
+    def __init__(self, code: int, *, hint: str) -> None:
+        super().__init__(f"{code}: {hint}")
+        self.code, self.hint = code, hint
+
+
+def test_an_exception_that_cannot_be_copied_the_usual_way() -> None:
+    scene = Scene(inject_fault(abort=Particular(7, hint="later"), percent=100))
+    first, second = scene.play().error, scene.play().error
+    assert [(type(each), str(each), each.code) for each in (first, second)] == [(Particular, "7: later", 7)] * 2  # type: ignore[union-attr]
+    assert first is not second
+
+
 @pytest.mark.parametrize(
     ("abort", "kind"),
     [(ConnectFailed, ConnectFailed), ("ConnectionLost", ConnectionLost), ("AttemptTimeout", AttemptTimeout),
@@ -199,6 +214,8 @@ def test_declared_methods_and_subsets() -> None:
         (lambda: inject_fault(abort="Nothing"), "'Nothing' is not a status"),
         (lambda: inject_fault(abort=KeyboardInterrupt), "is not a status"),  # type: ignore[arg-type]
         (lambda: inject_fault(abort=ServiceUnavailable), "is not a status"),
+        (lambda: inject_fault(abort=Particular), "Particular cannot be made of a message alone"),
+        (lambda: inject_fault(abort=UnicodeDecodeError), "UnicodeDecodeError cannot be made of a message alone"),
         (lambda: inject_fault(delay=-1), "-1 is not a number of seconds"),
         (lambda: inject_fault(abort=503, percent=101), "101 is not in 0..100"),
         (lambda: inject_fault(abort=503, when="/orders"), "'/orders' is not a Match"),  # type: ignore[arg-type]

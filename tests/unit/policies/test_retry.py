@@ -496,3 +496,18 @@ def test_nothing_is_left_for_the_garbage_collector() -> None:
         assert gone() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("code", [None, "ok", 503])
+def test_a_functions_value_may_have_anything_in_place_of_a_status(code: object) -> None:
+    class Foreign:
+        status_code = code
+
+    @retry(attempts=3)
+    def work() -> Foreign:
+        made.append(Foreign())
+        return made[-1]
+
+    made: list[Foreign] = []
+    assert work() is made[0]
+    assert len(made) == 1

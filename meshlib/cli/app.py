@@ -70,9 +70,10 @@ def perform(args: Sequence[str], *, mesh: Mesh | None, prog: str) -> int:
     except SystemExit as end:  # what completes and what prints its script end so
         return end.code if isinstance(end.code, int) else OK if end.code is None else NO
     except Exception as problem:
-        # typer has its own copy of click, or not, by its version: what both of their errors have.
-        if not (hasattr(problem, "format_message") and hasattr(problem, "show")):
+        # typer has its own copy of click, or not, by its version: this is what the errors of both have.
+        show, message = getattr(problem, "show", None), getattr(problem, "format_message", None)
+        if show is None or message is None:
             raise
-        problem.show()
-        return misused(problem.format_message(), json=frame.json or "--json" in args)
+        show()
+        return misused(message(), json=frame.json or "--json" in args)
     return code if isinstance(code, int) else OK

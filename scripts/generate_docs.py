@@ -39,7 +39,7 @@ COMMANDS = """\
 
 `pip install 'meshlib-cloud[cli]'` brings the script `mesh` (also `python -m meshlib`, `flask mesh`, `manage.py mesh`). Its
 settings are those of the library: `MESH_*` variables, over those of the app whose command line it is part of. All commands
-take `--registry`, `--namespace`, `--state-dir`, `--token-file`, `--registry-timeout` and `--json`, before their name or after it.
+take `--registry`, `--namespace`, `--state-dir`, `--token-file`, `--registry-timeout` and `--json`, before or after their name.
 
 - **`--json`** prints one JSON document on standard output and nothing else (`watch`: one a line, for each change); an error is
   a document, too: `{{"error": {{"kind": …, "message": …}}}}`. Fields stay as they are; new ones may come. What goes on
@@ -66,9 +66,9 @@ and heartbeats do not undo it. Draining is not known to Consul; etcd knows neith
 ## Desired state
 
 `mesh apply -f policies/` makes the policy documents what the files say. A file is one document, several with `---` between
-them, or `services: {{orders: …, shop.prod.users: …}}`; a document names its `service`, or its file does (`orders.yaml`). Versions are
-given by the store. All documents are checked before any is put; what is as it should be is left alone; what somebody changes in
-between is not overwritten. Without `--prune` nothing is deleted, with it only documents of this namespace.
+them, or `services: {{orders: …, shop.prod.users: …}}`; a document names its `service`, or its file does (`orders.yaml`).
+Versions are given by the store. All documents are checked before any is put; what is as it should be is left alone; what
+somebody changes in between is not overwritten. Without `--prune` nothing is deleted, with it only documents of this namespace.
 
 ## What the doctor finds
 
@@ -77,7 +77,7 @@ whose conditions never hold. `--ignore CODE` leaves a kind of finding out.
 
 | code | what |
 |---|---|
-| `settings.invalid`, `settings.unknown` | a value that cannot be used; a variable that is none of ours, with the nearest that is |
+| `settings.invalid`, `settings.unknown` | a value that cannot be used; a variable that is none of ours, with the nearest one |
 | `extras.missing`, `extras.version` | a library that the settings need, or one of a version that does not fit |
 | `state.writable_by_others`, `state.foreign_owner`, `state.unusable`, `state.not_writable`, `state.remote_disk`, \
 `state.full` | the state directory |

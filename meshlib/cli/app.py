@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from meshlib._version import VERSION
-from meshlib.cli import NO, OK, apply, calls, demonstration, diagnosis, health, policy, providers, services, snapshots
+from meshlib.cli import NO, OK, WRONG, apply, calls, demonstration, diagnosis, health, policy, providers, services, snapshots
 from meshlib.cli.common import Frame, before, command, misused
 from meshlib.mesh import Mesh
 
@@ -64,7 +64,7 @@ def perform(args: Sequence[str], *, mesh: Mesh | None, prog: str) -> int:
     """See :func:`meshlib.cli.run`."""
     frame = Frame(mesh)
     try:
-        code = typer.main.get_command(app).main(list(args), prog_name=prog, standalone_mode=False, obj=frame)
+        code = typer.main.get_command(app).main(list(args) or ["--help"], prog_name=prog, standalone_mode=False, obj=frame)
     except typer.Abort:
         return NO
     except SystemExit as end:  # what completes and what prints its script end so
@@ -76,4 +76,6 @@ def perform(args: Sequence[str], *, mesh: Mesh | None, prog: str) -> int:
             raise
         show()
         return misused(message(), json=frame.json or "--json" in args)
+    if not args:  # which versions of click take for one or the other
+        return WRONG
     return code if isinstance(code, int) else OK

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from meshlib._version import VERSION
-from meshlib.cli import NO, OK, apply, calls, demonstration, diagnosis, health, policy, providers, services, snapshots
+from meshlib.cli import NO, OK, WRONG, apply, calls, demonstration, diagnosis, health, policy, providers, services, snapshots
 from meshlib.cli.common import Frame, before, command, misused
 from meshlib.mesh import Mesh
 
@@ -64,15 +64,18 @@ def perform(args: Sequence[str], *, mesh: Mesh | None, prog: str) -> int:
     """See :func:`meshlib.cli.run`."""
     frame = Frame(mesh)
     try:
-        code = typer.main.get_command(app).main(list(args), prog_name=prog, standalone_mode=False, obj=frame)
+        code = typer.main.get_command(app).main(list(args) or ["--help"], prog_name=prog, standalone_mode=False, obj=frame)
     except typer.Abort:
         return NO
     except SystemExit as end:  # what completes and what prints its script end so
         return end.code if isinstance(end.code, int) else OK if end.code is None else NO
     except Exception as problem:
-        # typer has its own copy of click, or not, by its version: what both of their errors have.
-        if not (hasattr(problem, "format_message") and hasattr(problem, "show")):
+        # typer has its own copy of click, or not, by its version: this is what the errors of both have.
+        show, message = getattr(problem, "show", None), getattr(problem, "format_message", None)
+        if show is None or message is None:
             raise
-        problem.show()
-        return misused(problem.format_message(), json=frame.json or "--json" in args)
+        show()
+        return misused(message(), json=frame.json or "--json" in args)
+    if not args:  # which versions of click take for one or the other
+        return WRONG
     return code if isinstance(code, int) else OK

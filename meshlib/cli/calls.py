@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import httpx2
 import typer
 
+from meshlib.cli.arguments import Name
 from meshlib.cli.facts import Answered, Explained
 from meshlib.cli.session import Session
 from meshlib.errors import ConfigError, MeshError
@@ -23,9 +24,9 @@ Headers = Annotated[list[str] | None, typer.Option("--header", "-H", metavar="NA
 
 def call(
     session: Session,
-    name: str,
-    method: str,
-    path: str,
+    name: Name,
+    method: Annotated[str, typer.Argument(metavar="METHOD")],
+    path: Annotated[str, typer.Argument(metavar="PATH")],
     *,
     header: Headers = None,
     data: Annotated[str | None, typer.Option("--data", "-d", help="The body; @FILE reads it, @- from standard input.")] = None,
@@ -66,7 +67,7 @@ def _text(response: httpx2.Response) -> tuple[str, bool]:
 
 def explain(
     session: Session,
-    name: str,
+    name: Name,
     *,
     method: Annotated[str, typer.Option("--method")] = "GET",
     path: Annotated[str, typer.Option("--path")] = "/",

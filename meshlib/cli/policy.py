@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from meshlib.cli.arguments import Name
 from meshlib.cli.calls import read
 from meshlib.cli.editor import Edited, edited, yaml_text
 from meshlib.cli.policy_facts import Difference, History, Missing, PastVersion, PolicyDocument, PolicyNames, Put
@@ -31,7 +32,7 @@ def names(session: Session) -> PolicyNames:
     return PolicyNames(services=session.policies(lambda policies: policies.names()))
 
 
-def get(session: Session, name: str) -> PolicyDocument | Missing:
+def get(session: Session, name: Name) -> PolicyDocument | Missing:
     """Print the policy document of a service."""
     document = session.policies(lambda policies: policies.get(name))
     return _missing(session, name) if document is None else PolicyDocument.of(document)
@@ -39,7 +40,7 @@ def get(session: Session, name: str) -> PolicyDocument | Missing:
 
 def put(
     session: Session,
-    name: str,
+    name: Name,
     file: File,
     expected: Expected = None,
     note: Note = None,
@@ -68,7 +69,7 @@ def checked(service: ServiceUrl, content: Any) -> Document:
     return Policies(nowhere, namespace=service.namespace).validate(service, content)
 
 
-def edit(session: Session, name: str, note: Note = None) -> Put | Missing:
+def edit(session: Session, name: Name, note: Note = None) -> Put | Missing:
     """Edit the policy document of a service with $VISUAL or $EDITOR. It is put only if it is right, and if nobody else has put
     one meanwhile."""
     service = ServiceUrl.parse(name, namespace=session.settings.namespace)
@@ -89,7 +90,7 @@ def edit(session: Session, name: str, note: Note = None) -> Put | Missing:
 
 def diff(
     session: Session,
-    name: str,
+    name: Name,
     *,
     old: Annotated[int | None, typer.Argument(metavar="[OLD]", help="A version; default: the one before the last.")] = None,
     new: Annotated[int | None, typer.Argument(metavar="[NEW]", help="Another one; default: the one in force.")] = None,
@@ -123,7 +124,7 @@ async def _between(policies: Policies, service: ServiceUrl, old: int | None, new
     return await policies.diff(service, old, new)
 
 
-def history(session: Session, name: str) -> History:
+def history(session: Session, name: Name) -> History:
     """List the versions of a policy document that are kept."""
     found = session.policies(lambda policies: policies.history(name))
     versions = [
@@ -134,14 +135,14 @@ def history(session: Session, name: str) -> History:
 
 
 def rollback(
-    session: Session, name: str, version: Annotated[int, typer.Argument(metavar="VERSION")], expected: Expected = None
+    session: Session, name: Name, version: Annotated[int, typer.Argument(metavar="VERSION")], expected: Expected = None
 ) -> Put:
     """Put an earlier version in force again, as a new one."""
     return _put(session.policies(lambda policies: policies.rollback(name, version, expected=expected)))
 
 
 def delete(
-    session: Session, name: str, expected: Expected = None, note: Annotated[str, typer.Option("--note")] = "deleted"
+    session: Session, name: Name, expected: Expected = None, note: Annotated[str, typer.Option("--note")] = "deleted"
 ) -> Put:
     """Have the policies of the code alone hold again: an empty document is put."""
     return _put(session.policies(lambda policies: policies.delete(name, expected=expected, note=note or "deleted")))
@@ -149,7 +150,7 @@ def delete(
 
 def shadow(
     session: Session,
-    name: str,
+    name: Name,
     file: MaybeFile = None,
     off: Annotated[bool, typer.Option("--off", help="Enforce it.")] = False,
     note: Note = None,

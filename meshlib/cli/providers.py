@@ -14,6 +14,7 @@ import typer
 
 from meshlib.backends import Backend
 from meshlib.backends.base import Maintains
+from meshlib.cli.arguments import Name
 from meshlib.cli.facts import Listed, Registered, Told, Wishes
 from meshlib.cli.session import Session
 from meshlib.discovery.wishes import group_of, tell
@@ -32,7 +33,7 @@ Wait = Annotated[float, typer.Option("--wait", help="Seconds to wait until the r
 
 def register(
     session: Session,
-    name: str,
+    name: Name,
     *,
     port: Annotated[int, typer.Option("--port", help="Where it listens.", min=1, max=65535)],
     advertise: Annotated[str | None, typer.Option("--advertise", help="host[:port] that others call.")] = None,

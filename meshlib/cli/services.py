@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from meshlib.cli.arguments import Name
 from meshlib.cli.facts import Change, Instances, Listed, Services
 from meshlib.cli.session import Session
 from meshlib.discovery.view import View
@@ -24,7 +25,7 @@ def services(session: Session) -> Services:
     return Services(registry=str(settings.registry), namespace=settings.namespace, services=names)
 
 
-def instances(session: Session, name: str) -> Instances:
+def instances(session: Session, name: Name) -> Instances:
     """List the instances of a service, as a call would find them: from the disk where the registry does not answer."""
     with session.mesh() as mesh:
         snapshot, view = mesh.snapshot(name), mesh.view(name)
@@ -33,7 +34,7 @@ def instances(session: Session, name: str) -> Instances:
 
 def watch(
     session: Session,
-    name: str,
+    name: Name,
     seconds: Annotated[float | None, typer.Option("--seconds", help="End after that many.", min=0.0)] = None,
 ) -> None:
     """Show the instances of a service as they come and go, until Ctrl-C. With --json, one line for each change."""

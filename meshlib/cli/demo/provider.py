@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import threading
 from collections.abc import Iterable
@@ -30,6 +31,7 @@ class Handler(WSGIRequestHandler):
 
 def main() -> None:
     """Listen, register, serve; leaving the registration drains while the server still serves."""
+    logging.basicConfig(level=logging.ERROR)
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
     mesh = Mesh.from_env()
     listener = mesh.listen()

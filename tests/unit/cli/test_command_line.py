@@ -18,9 +18,11 @@ import meshlib
 from meshlib.backends.memory import Store
 from meshlib.cli import facts, policy_facts, run, setup_facts
 from meshlib.cli.app import app
+from meshlib.cli.arguments import known
 from meshlib.cli.facts import Failure, Instances, Services, schema
+from meshlib.discovery.store import SnapshotStore
 from meshlib.mesh import Mesh
-from meshlib.model import Instance
+from meshlib.model import Instance, ServiceUrl, Snapshot
 from meshlib.settings import Settings
 from tests.unit.cli.said import Run
 
@@ -75,6 +77,20 @@ def test_completion(monkeypatch: pytest.MonkeyPatch, mesh: Run) -> None:
     monkeypatch.setenv("COMP_WORDS", "mesh pol")
     monkeypatch.setenv("COMP_CWORD", "1")
     assert mesh().out.split() == ["policy"]
+
+
+def test_services_are_completed_from_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings.load()
+    store = SnapshotStore(settings.state_path, registry=str(settings.registry), max_age=1e9)
+    assert known("") == []
+    for name in ("orders", "users", "shop.prod.stock"):
+        store.save(Snapshot(ServiceUrl.parse(name), confirmed=1.0))
+    assert known("") == ["orders", "shop.prod.stock", "users"]
+    assert known("or") == ["orders"]
+    monkeypatch.setenv("MESH_NAMESPACE", "shop.prod")
+    assert known("st") == ["stock"]
+    monkeypatch.setenv("MESH_PORT", "wrong")
+    assert known("") == []
 
 
 class TestDocuments:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from email.utils import formatdate
 from pathlib import Path
 
@@ -127,3 +128,13 @@ def test_versions_of_extras(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_requirements_of_the_distribution_are_read() -> None:
     assert {"cli", "consul", "flask"} <= {extra for extra, _, _ in local._requirements()}
+
+
+def test_every_code_is_in_the_docs() -> None:
+    """And no other."""
+    root = Path(__file__).parents[3]
+    source = "".join(path.read_text() for path in (root / "meshlib" / "doctor").glob("*.py"))
+    page = (root / "docs" / "cli.md").read_text().partition("## What the doctor finds")[2]
+    codes = set(re.findall(r'Finding\(\s*"([a-z_]+\.[a-z_]+)"', source))
+    assert codes == set(re.findall(r"`([a-z_]+\.[a-z_]+)`", page))
+    assert len(codes) >= 25

@@ -134,7 +134,7 @@ def _threads() -> list[Row]:
             order = list(clients.items())
             for name, client in order if number % 2 else order[::-1]:  # who is first has no advantage in the long run
                 begun = time.process_time()
-                spent = _together(lambda client=client: client.get("/orders/7"), THREAD_CALLS)  # type: ignore[misc]
+                spent = _together(lambda client=client: client.get("/orders/7"), THREAD_CALLS)
                 if number:  # the first round warms up
                     times[name].append(spent / (THREADS * THREAD_CALLS) * 1e6)
                     cpu[name].append((time.process_time() - begun) / (THREADS * THREAD_CALLS) * 1e6)

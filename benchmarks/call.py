@@ -73,7 +73,7 @@ def _async(mesh: Mesh, mock: httpx2.MockTransport) -> list[Row]:
 
         async def many(call: Callable[[], object]) -> None:
             for _ in range(CALLS):
-                await call()  # type: ignore[misc]
+                await call()
 
         cases = {name: (lambda call=call: runner.run(many(call))) for name, call in calls.items()}
         measured = interleaved(cases, rounds=ROUNDS, calls=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,7 +33,7 @@ class Row:
         return {**asdict(self), "holds": self.holds}
 
 
-def interleaved(cases: dict[str, Callable[[], object]], *, rounds: int, calls: int) -> dict[str, list[float]]:
+def interleaved(cases: Mapping[str, Callable[..., object]], *, rounds: int, calls: int) -> dict[str, list[float]]:
     """CPU seconds per call of each case, ``rounds`` times ``calls`` calls, the cases in turn in every round."""
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for case in cases.values():

@@ -70,7 +70,7 @@ class Held:
     def take(self, body: bytes) -> None:
         """An answer arrives."""
         listing = Listing(self.reader.read(body), "7")
-        self.view.publish(merge(self.view.known, listing, ORDERS, now=0.0, hard_age=3600.0))
+        self.view.publish(merge(self.view.known, listing, ORDERS, now=0.0, clock=0.0, hard_age=3600.0))
 
 
 def rows() -> list[Row]:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from benchmarks.measure import Row
 from meshlib import Settings
@@ -53,7 +54,7 @@ def _times(kind: str) -> list[float]:
         return asyncio.run(_change(settings, processes))
 
 
-async def _change(settings: Settings, processes: list) -> list[float]:
+async def _change(settings: Settings, processes: list[Any]) -> list[float]:
     backend, found = open_backend(settings), []
     assert backend.kv is not None
     key = key_of(ServiceUrl("orders"))

@@ -40,7 +40,7 @@ def _steps(held: Held, body: bytes) -> dict[str, float]:
     times = [time.process_time()]
     listing = Listing(held.reader.read(body), "8")
     times.append(time.process_time())
-    known = merge(held.view.known, listing, ORDERS, now=0.0, hard_age=3600.0)
+    known = merge(held.view.known, listing, ORDERS, now=0.0, clock=0.0, hard_age=3600.0)
     times.append(time.process_time())
     held.view.fleet.update(known.snapshot)
     times.append(time.process_time())

@@ -80,7 +80,7 @@ def mesh(url: str, service: str) -> None:
         if changing is not None and changing in fleet.tiers.prime:
             tell(changing.instance.generation, seen)
 
-    Balance.prepare = timed  # type: ignore[method-assign]
+    Balance.prepare = timed  # type: ignore[method-assign, assignment]
     with Mesh(Settings(registry=url, watch_idle=3600.0)) as running, running.http(service):
         running.prefetch(service)
         threading.Event().wait()

@@ -45,7 +45,7 @@ class Process:
 
     def until(self, wanted: str, *, within: float = 20.0) -> str:
         """The next line that begins so; those before it are dropped."""
-        seen = []
+        seen: list[str] = []
         while True:
             try:
                 line = self._lines.get(timeout=within)

@@ -56,7 +56,7 @@ class ConfigError(MeshError):
         super().__init__(f"{name} (from {source}): {problem}{hint}")
 
 
-class MissingExtra(ConfigError):
+class MissingExtra(ConfigError, ImportError):  # type: ignore[misc] # both have a name, that of what could not be had
     """An optional library is missing; ``extra`` is the extra of ``meshlib-cloud`` that brings it."""
 
     def __init__(self, name: str, extra: str, library: str, *, source: str = "code") -> None:

@@ -5,7 +5,7 @@
         Settings.load(environ={"MESH_PORT": "80a"})
 
 The phrases say which setting or parameter it is, where its value came from, and what to do next. :func:`warns` is for mistakes
-after which things go on: one line in the log says so. Cases may take fixtures.
+after which things go on: one line in the log says so; :func:`exits` for those of the command line. Cases may take fixtures.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Case:
-    """``error`` is the type that is raised, None for what is logged."""
+    """``error`` is the type that is raised; ``code`` the exit code of the command line that ``make`` returns. With neither, it
+    is logged."""
 
     make: Callable[..., Any]
-    error: type[BaseException] | None
     phrases: tuple[str, ...]
+    error: type[BaseException] | None = None
+    code: int | None = None
 
     @property
     def name(self) -> str:
@@ -36,19 +38,25 @@ CASES: Final[list[Case]] = []
 
 def raises(error: type[BaseException], *phrases: str) -> Callable[[F], F]:
     """The mistake raises ``error``, whose text has all ``phrases``."""
-    return _case(error, phrases)
+    return _case(phrases, error=error)
 
 
 def warns(*phrases: str) -> Callable[[F], F]:
     """The mistake is logged in one record, as a warning or an error, which has all ``phrases``."""
-    return _case(None, phrases)
+    return _case(phrases)
 
 
-def _case(error: type[BaseException] | None, phrases: tuple[str, ...]) -> Callable[[F], F]:
+def exits(code: int, *phrases: str) -> Callable[[F], F]:
+    """The function returns the words of a command line, which ends with ``code``, and says all ``phrases`` in its last line, on
+    standard error."""
+    return _case(phrases, code=code)
+
+
+def _case(phrases: tuple[str, ...], **outcome: Any) -> Callable[[F], F]:
     assert phrases
 
     def added(make: F) -> F:
-        CASES.append(Case(make, error, phrases))
+        CASES.append(Case(make, phrases, **outcome))
         return make
 
     return added

@@ -7,14 +7,16 @@ import logging
 import re
 import traceback
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from meshlib import ConfigError
+from meshlib.cli import run
 from tests.mistakes.corpus import CASES, Case
 
-for room in ("calling", "declaring", "documents", "frameworks", "policing", "serving", "setting", "testkit"):
+for room in ("calling", "commanding", "declaring", "documents", "frameworks", "policing", "serving", "setting", "testkit"):
     import_module(f"tests.mistakes.{room}")
 
 SOUP = ("During handling of the above exception", "direct cause of the following exception")
@@ -38,7 +40,7 @@ def test_what_is_raised(case: Case, request: pytest.FixtureRequest) -> None:
         assert error.source
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if not case.error], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [case for case in CASES if not case.error and case.code is None], ids=lambda case: case.name)
 def test_what_is_logged(case: Case, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     made(case, request)
@@ -47,6 +49,19 @@ def test_what_is_logged(case: Case, request: pytest.FixtureRequest, caplog: pyte
     assert "\n" not in told[0].getMessage()
     assert told[0].exc_info is None
     assert told[0].name.startswith("meshlib")
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.code is not None], ids=lambda case: case.name)
+def test_what_a_command_says(case: Case, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str],
+                             monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MESH_REGISTRY", f"memory://{tmp_path}")
+    monkeypatch.setenv("MESH_STATE_DIR", str(tmp_path / "state"))
+    words = made(case, request)
+    assert run(words) == case.code
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert missing(case, said.err.strip().splitlines()[-1]) == [], said.err
 
 
 def missing(case: Case, text: str) -> list[str]:

@@ -56,7 +56,7 @@ class ConfigError(MeshError):
         super().__init__(f"{name} (from {source}): {problem}{hint}")
 
 
-class MissingExtra(ConfigError):
+class MissingExtra(ConfigError, ImportError):  # type: ignore[misc] # both have a name, that of what could not be had
     """An optional library is missing; ``extra`` is the extra of ``meshlib-cloud`` that brings it."""
 
     def __init__(self, name: str, extra: str, library: str, *, source: str = "code") -> None:
@@ -107,7 +107,7 @@ class CallError(MeshError):
         retry_after = getattr(self, "retry_after", None)
         if retry_after is not None:
             lines.append(f"again in {retry_after:.3g} s")
-        if self.__cause__ is not None:
+        if self.__cause__ is not None and str(self.__cause__) != str(self):  # not its twin: see mounts
             lines.append(f"because of {type(self.__cause__).__name__}: {self.__cause__}")
         if self.left is not None:
             lines.append(f"of the deadline, {self.left:.3g} s were left" if self.left > 0 else "the deadline was over")

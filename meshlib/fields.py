@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, Final, TypeVar
 
 from meshlib.errors import ConfigError
+from meshlib.text import like, shown
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +34,21 @@ def built(cls: type[T], value: Any, where: str, *, example: str = "") -> T:
     names = [one.name for one in fields(cls) if one.init]  # type: ignore[arg-type]
     if not isinstance(value, Mapping):
         allowed = f"a {cls.__name__} or a mapping with {', '.join(names)} is allowed"
-        raise ConfigError(where, f"{value!r:.60} is neither; {allowed}", example=example)
+        raise ConfigError(where, f"{shown(value)} is neither; {allowed}", example=example)
     for name in value:
         if name not in names:
-            raise ConfigError(f"{where}.{str(name)[:40]}", f"is not known; {', '.join(names)} are allowed", example=example)
+            raise unknown(f"{where}.{str(name)[:40]}", name, names, example)
     with located(where):
         return cls(**value)
+
+
+def unknown(where: str, name: Any, names: Iterable[str], example: str = "") -> ConfigError:
+    """The error for a field ``name``, at the path ``where``, that is none of ``names``."""
+    known = list(names)
+    allowed = f"{', '.join(known)} are allowed" if known else "nothing is"
+    return ConfigError(
+        where, f"is not known; {allowed}{like(str(name), known)}", example=example or next(iter(known), "nothing")
+    )
 
 
 @contextmanager

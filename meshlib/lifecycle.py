@@ -198,10 +198,10 @@ def listen(settings: Settings, port: int | None = None, *, backlog: int = 2048) 
 def _cannot_listen(settings: Settings, problem: OSError, wanted: int, port: int | None) -> ConfigError:
     text = f"cannot listen on {settings.host}:{wanted}: {problem.strerror}"
     if problem.errno not in (errno.EADDRINUSE, errno.EACCES):
-        source = settings.sources.get("host", "default")
+        source = settings.source("host")
         return ConfigError("MESH_HOST", text, source=source, example="0.0.0.0, or an address of this machine")
     kind = PortInUse if problem.errno == errno.EADDRINUSE else ConfigError
-    source = "code" if port is not None else settings.sources.get("port", "default")
+    source = "code" if port is not None else settings.source("port")
     return kind("MESH_PORT", text, source=source, example="another port, or 0 for any free one")
 
 

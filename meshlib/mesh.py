@@ -112,7 +112,7 @@ class Mesh:
         self._announcing: Look | None = None  # how to see where this process listens, once it serves
         self._lock = threading.Lock()
         self._closing = self._closed = self._said = False
-        self._default_picker = named(self.settings.picker, source=self.settings.sources.get("picker", "code"))
+        self._default_picker = named(self.settings.picker, source=self.settings.source("picker"))
         self._here = Here(self.settings.zone, f"{self.settings.service}@{socket.gethostname()}:{self.settings.port}")
         self._rules = Rules(
             seconds=self.settings.ejection_time, share=self.settings.ejection_share, panic=self.settings.panic_threshold

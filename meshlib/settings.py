@@ -195,6 +195,12 @@ class Settings:
         """A copy with ``values`` set in code."""
         return replace(self, **values, sources={**self.sources, **dict.fromkeys(values, "code")})
 
+    def source(self, name: str) -> str:
+        """Where the value of ``name`` came from: ``"environment"``, ``"code"``, ``"default"`` …"""
+        knob = next(knob for knob in knobs() if knob.name == name)
+        unsaid = "default" if getattr(self, name) == knob.metadata["default"] else "code"
+        return self.sources.get(name, unsaid)
+
     @property
     def token(self) -> Secret | None:
         """The registry's token, from its text or its file."""

@@ -69,9 +69,12 @@ def _passes(version: Version, comparators: tuple[Comparator, ...]) -> bool:
 
 
 def _empty(comparators: tuple[Comparator, ...]) -> bool:
-    """Whether two of them contradict each other."""
+    """Whether two of them contradict each other, or one the first version of all."""
+    from semantic_version import Version  # noqa: PLC0415 - see above
+
     lows = [(bound, compare is gt) for compare, bound in comparators if compare in (gt, ge, eq)]
     highs = [(bound, compare is lt) for compare, bound in comparators if compare in (lt, le, eq)]
+    lows.append((Version("0.0.0-0"), False))
     return any(low > high or (low == high and (above or below)) for low, above in lows for high, below in highs)
 
 

@@ -13,14 +13,17 @@ problem details. Neither they nor the client show in the OpenAPI schema; the man
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import cache
 from typing import Any, TypeVar
 
-import fastapi
-import fastapi.params
-import fastapi.routing
-from fastapi.requests import HTTPConnection
+from meshlib_contrib.extras import needs
+
+with needs("fastapi"):
+    import fastapi
+    import fastapi.params
+    import fastapi.routing
+    from fastapi.requests import HTTPConnection
 
 from meshlib import Mesh
 from meshlib_contrib import starlette
@@ -36,8 +39,10 @@ class MeshFastAPI(starlette.MeshStarlette):
     def __init__(self, app: fastapi.FastAPI, mesh: Mesh | None = None, **options: Any) -> None:
         super().__init__(app, mesh, **options)
 
-    # Those of included routers, too, which newer versions of FastAPI keep apart.
-    flat = staticmethod(getattr(fastapi.routing, "iter_route_contexts", iter))
+    def flat(self, routes: Iterable[Any]) -> Iterable[Any]:
+        """Those of included routers, too, which newer versions of FastAPI keep apart."""
+        flattened: Callable[[Any], Iterable[Any]] = getattr(fastapi.routing, "iter_route_contexts", iter)
+        return flattened(routes)
 
 
 def Client(cls: Callable[..., Any]) -> Any:  # noqa: N802 - it stands where Depends does

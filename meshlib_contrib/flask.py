@@ -19,8 +19,11 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
-from flask import Blueprint, Flask, Response, current_app, request
-from werkzeug.local import LocalProxy
+from meshlib_contrib.extras import needs
+
+with needs("flask"):
+    from flask import Blueprint, Flask, Response, current_app, request
+    from werkzeug.local import LocalProxy
 
 from meshlib import Mesh, Settings
 from meshlib.errors import ConfigError

@@ -37,7 +37,7 @@ class MeshStarlette:
             raise ConfigError(type(self).__name__, "this app has a mesh already", example="one per app")
         self.mesh, self._owned = mesh or Mesh.from_env(), mesh is None
         self._clients: dict[Any, Any] = {}
-        self.endpoints = lambda: [getattr(route, "endpoint", None) for route in self.flat(app.routes)]
+        self._app = app
         app.state.mesh = self.mesh
         app.add_middleware(_Middleware, integration=self, options={"own": lambda: self.own_paths(app), **options})
         for kind in HANDLED:
@@ -55,7 +55,13 @@ class MeshStarlette:
         """The paths that the app has routes for: there a management endpoint stands back."""
         return {path for route in self.flat(app.routes) if (path := getattr(route, "path", None))}
 
-    flat: Callable[[Any], Iterable[Any]] = staticmethod(iter)
+    def endpoints(self) -> Iterable[Any]:
+        """What the app's routes call."""
+        return [getattr(route, "endpoint", None) for route in self.flat(self._app.routes)]
+
+    def flat(self, routes: Iterable[Any]) -> Iterable[Any]:
+        """``routes``, and those inside of them."""
+        return routes
 
     async def ended(self) -> None:
         """The app's lifespan is over."""

@@ -13,7 +13,7 @@ import typer
 from meshlib.cli import NO, OK, WRONG
 from meshlib.cli.facts import Failure, Problem
 from meshlib.cli.session import Session
-from meshlib.errors import CallError, ConfigError, MeshError
+from meshlib.errors import CallError, ConfigError, MeshError, RegistryUnavailable
 from meshlib.mesh import Mesh
 
 P = ParamSpec("P")
@@ -111,24 +111,29 @@ def answered(session: Session, work: Callable[[], Any]) -> int:
     except ConfigError as problem:
         return fail(session, problem, WRONG)
     except (MeshError, TimeoutError) as problem:
-        return fail(session, problem, NO)
+        return fail(session, problem, NO, _hint(session) if isinstance(problem, (RegistryUnavailable, TimeoutError)) else "")
     if fact is None:
         return OK
     session.say(fact)
     return OK if getattr(fact, "ok", True) else NO
 
 
-def fail(session: Session, problem: Exception, code: int) -> int:
+def _hint(session: Session) -> str:
+    settings = session.settings
+    return f"; is MESH_REGISTRY={settings.registry} (from {settings.source('registry')}) right? mesh doctor looks"
+
+
+def fail(session: Session, problem: Exception, code: int, hint: str = "") -> int:
     """Say that it came to ``problem``, and return ``code``."""
-    session.say(failure(problem), to_stderr=True)
+    session.say(failure(problem, hint), to_stderr=True)
     return code
 
 
-def failure(problem: Exception) -> Failure:
-    """The fact that it came to ``problem``."""
+def failure(problem: Exception, hint: str = "") -> Failure:
+    """The fact that it came to ``problem``; ``hint`` is the end of its message."""
     kind = type(problem).__name__
     detail = problem.explain() if isinstance(problem, CallError) else ""
-    message = str(problem) or "no answer in time"
+    message = f"{str(problem) or 'no answer in time'}{hint}"
     if isinstance(problem, ConfigError):
         return Failure(error=Problem(kind=kind, message=message, name=problem.name, source=problem.source,
                                      example=problem.example))  # fmt: skip

@@ -47,6 +47,7 @@ def put(
 ) -> Put:
     """Put a policy document in force, as the next version. What is wrong with it is said with the path of the field."""
     content = read(file)
+    checked(ServiceUrl.parse(name, namespace=session.settings.namespace), content, file)
     return _put(session.policies(lambda policies: policies.put(name, content, expected=expected, note=note)))
 
 
@@ -60,13 +61,13 @@ def validate(session: Session, file: File, name: Annotated[str, typer.Argument(m
     content = read(file)
     data = plain(content, file)
     service = ServiceUrl.parse(name or str(data.get("service") or "any"), namespace=session.settings.namespace)
-    return _put(checked(service, content), dry=True)
+    return _put(checked(service, content, file), dry=True)
 
 
-def checked(service: ServiceUrl, content: Any) -> Document:
-    """The document that ``content`` would be. Raises :class:`ConfigError`."""
+def checked(service: ServiceUrl, content: Any, source: str = "the document") -> Document:
+    """The document that ``content``, which is from ``source``, would be. Raises :class:`ConfigError`."""
     nowhere: Any = None  # checking needs no store
-    return Policies(nowhere, namespace=service.namespace).validate(service, content)
+    return Policies(nowhere, namespace=service.namespace).validate(service, content, source=source)
 
 
 def edit(session: Session, name: Name, note: Note = None) -> Put | Missing:

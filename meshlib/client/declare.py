@@ -21,6 +21,7 @@ from meshlib.fields import doubt
 from meshlib.model import ServiceUrl
 from meshlib.policies.base import POLICIES, Policy, checked
 from meshlib.policies.functions import ungoverned
+from meshlib.text import shown
 
 _YEAR: Final = 366 * 86_400.0
 
@@ -105,12 +106,12 @@ def _verb(verb: str) -> Callable[[str], Callable[[F], F]]:
 
     def at(path: str) -> Callable[[F], F]:
         if not isinstance(path, str):
-            raise ConfigError(f"@{verb.lower()}", f"has {path!r:.60} in place of a path", example=example)
+            raise ConfigError(f"@{verb.lower()}", f"has {shown(path)} in place of a path", example=example)
 
         def mark(function: F) -> F:
             declared = ungoverned(function)  # policies below the verb are the method's, as those above it are
             if not inspect.isfunction(declared):
-                raise ConfigError(f"@{verb.lower()}", f"stands on {declared!r:.60}, which is no method", example=example)
+                raise ConfigError(f"@{verb.lower()}", f"stands on {shown(declared)}, which is no method", example=example)
             declared.__mesh_endpoint__ = (verb, path)  # type: ignore[attr-defined]
             return declared  # type: ignore[return-value]
 
@@ -147,8 +148,9 @@ def service_client(
     ``policies`` govern every method that has none of the same kind. The class stays as it is: fakes and type checkers see a
     plain Protocol. Raises :class:`ConfigError` for anything unclear, at decoration.
     """
-    if isinstance(name, type):
-        raise ConfigError("service_client", f"stands on {name.__qualname__} without the name of the service",
+    given_class: Any = name
+    if isinstance(given_class, type):
+        raise ConfigError("service_client", f"stands on {given_class.__qualname__} without the name of the service",
                           example='@service_client("orders")')  # fmt: skip
     target = ServiceUrl.parse(name)
     doubt("timeout", timeout if isinstance(timeout, (int, float)) else None)
@@ -160,7 +162,7 @@ def service_client(
 
     def declare(cls: C) -> C:
         if not isinstance(cls, type):
-            raise ConfigError("service_client", f"stands on {cls!r:.60}, which is no class", example="class Orders(Protocol)")
+            raise ConfigError("service_client", f"stands on {shown(cls)}, which is no class", example="class Orders(Protocol)")
         methods = tuple(_methods(cls))
         if not methods:
             raise ConfigError(cls.__qualname__, "declares no method", example='@get("/orders/{id}")')
@@ -221,7 +223,7 @@ def _method(cls: type, name: str, function: Any, verb: str, path: str) -> Method
         hints = typing.get_type_hints(function, include_extras=True)
     except (NameError, TypeError, AttributeError, SyntaxError) as problem:
         raise ConfigError(where, f"has a type hint that cannot be resolved: {problem}",
-                          example="types defined at module level, above the client") from problem  # fmt: skip
+                          example="types defined at module level, above the client") from None  # fmt: skip
     template = _template(where, path)
     filled = {part[0] for part in template if isinstance(part, tuple)}
     parameters = []

@@ -307,7 +307,7 @@ def declaration_of(cls: Any) -> Declaration:
     return replace(declaration, policies=overlaid(declaration.policies, above)) if above else declaration
 
 
-def _called(function: Callable[..., Any], cls: Any, name: str) -> Callable[..., Any]:
+def called(function: Callable[..., Any], cls: Any, name: str) -> Callable[..., Any]:
     """``function`` by the name of what it stands for: Python says it, of a coroutine that nobody awaits, say."""
     function.__name__, function.__qualname__, function.__module__ = name, f"{cls.__qualname__}.{name}", cls.__module__
     return function
@@ -329,5 +329,5 @@ def implement(
     for method in declaration.methods:
         operation = Operation(method, declaration, stack(method), declaration.timeout or timeout, connect)
         stub = async_ if method.awaits else sync
-        body[method.name] = _called(stub.implement(operation), cls, method.name)
+        body[method.name] = called(stub.implement(operation), cls, method.name)
     return type(cls.__name__, (cls,), body)()

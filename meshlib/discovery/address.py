@@ -51,7 +51,8 @@ def suspicious(host: str, routes: tuple[tuple[str, int], ...]) -> str:
     """Why ``host`` is probably wrong to advertise, or nothing: a loopback address while the registry is elsewhere."""
     if not is_loopback(host) or not routes or all(is_loopback(server) for server, _ in routes):
         return ""
-    return f"{host} is a loopback address, but the registry is on another machine: set MESH_ADVERTISE"
+    return (f"{host} is a loopback address, and the registry is on another machine, whose users cannot call it: have "
+            "MESH_ADVERTISE say another one, for example 10.0.0.5:8080")  # fmt: skip
 
 
 def is_loopback(host: str) -> bool:

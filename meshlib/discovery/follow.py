@@ -181,8 +181,7 @@ class Follower:
     def _hint(self) -> str:
         """What to look at, for a registry that never answered."""
         settings = self.around.settings
-        source = settings.sources.get("registry", "code" if settings.registry.hosts else "default")
-        return "" if self.view.known else f"; is MESH_REGISTRY={settings.registry} (from {source}) right?"
+        return "" if self.view.known else f"; is MESH_REGISTRY={settings.registry} (from {settings.source('registry')}) right?"
 
     async def _cold_start(self) -> None:
         """Give the registry its moment, then let callers go on with what was known, the disk snapshot, or with nothing."""

@@ -49,7 +49,8 @@ class SnapshotStore:
             return None
         age = self.clock() - document.confirmed
         if age > self.max_age:
-            log.warning("the snapshot %s is %.0f s old and not used (at most %.0f s)", path, age, self.max_age)
+            log.warning("the snapshot %s is %.0f s old and not used (MESH_SNAPSHOT_MAX_AGE is %.0f s); it is made anew once "
+                        "the registry answers", path, age, self.max_age)  # fmt: skip
             return None
         if age < -MAX_SKEW:
             log.warning("the snapshot %s is from %.0f s in the future (a clock was set back); it counts as new", path, -age)
@@ -101,7 +102,8 @@ class SnapshotStore:
             return None
         except ValueError as problem:
             kept = quarantine(path, now=self.clock(), most=MAX_QUARANTINED)
-            log.warning("the snapshot %s is not used, and kept as %s: %s", path, kept, problem)
+            log.warning("the snapshot %s is not used, and kept as %s to be looked at: %s; it is made anew once the registry "
+                        "answers", path, kept, problem)  # fmt: skip
             return None
         return document
 

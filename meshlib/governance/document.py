@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from meshlib.errors import ConfigError
-from meshlib.fields import built, number
+from meshlib.fields import built, number, unknown
 from meshlib.governance.text import EXAMPLE, plain
 from meshlib.model import ServiceUrl
 from meshlib.patterns import Patterns, matcher, patterns
@@ -163,7 +163,7 @@ def _known(data: Mapping[str, Any], names: Iterable[str], where: str) -> None:
     for name in data:
         if name not in names:
             place = f"{where}.{name:.40}".lstrip(".")
-            raise ConfigError(place, f"is not known; {', '.join(names)} are allowed", example=EXAMPLE)
+            raise unknown(place, name, names, EXAMPLE)
 
 
 def _few(places: Any, where: str) -> None:

@@ -48,11 +48,10 @@ class Policies:
     def __init__(self, kv: KeyValue, *, namespace: str = "", wall: Callable[[], float] = time.time) -> None:
         self._kv, self._namespace, self._wall = kv, namespace, wall
 
-    def validate(self, name: str | ServiceUrl, content: Content) -> Document:
-        """The document that ``content`` would be; its version may be missing. Raises :class:`ConfigError` with the path of the
-        field, its value, and what is allowed."""
-        data = plain(content, "the document")
-        return read({"version": 1, **data}, self._service(name), "the document")
+    def validate(self, name: str | ServiceUrl, content: Content, *, source: str = "the document") -> Document:
+        """The document that ``content``, which is from ``source``, would be; its version may be missing. Raises
+        :class:`ConfigError` with the path of the field, its value, and what is allowed."""
+        return read({"version": 1, **plain(content, source)}, self._service(name), source)
 
     async def names(self) -> list[str]:
         """The services that have a document, in all namespaces."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from inspect import Signature, signature
 from pathlib import Path
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
 
 from meshlib.errors import ConfigError
@@ -22,7 +23,7 @@ from meshlib.events import EVENTS, Events
 from meshlib.flow import Layer, Next
 from meshlib.metrics.recorder import Recorder
 from meshlib.model import ServiceUrl
-from meshlib.text import nearest
+from meshlib.text import nearest, shown
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -179,7 +180,9 @@ class Policy:
 
 
 def _check_options(cls: type[Policy], given: tuple[Any, ...], options: dict[str, Any]) -> None:
-    takes = _signature(cls)
+    takes = _signature(cls)  # type: ignore[arg-type] # mypy takes a class with its instances' __hash__ for unhashable
+    if len(given) == 1 and not options and type(given[0]) is FunctionType and not _takes_function(takes):
+        raise ConfigError(cls.kind, f"was put on {shown(given[0])} without its parentheses", example=f"@{cls.kind}(…)")
     try:
         takes.bind(*given, **options)
     except TypeError as problem:
@@ -191,6 +194,13 @@ def _check_options(cls: type[Policy], given: tuple[Any, ...], options: dict[str,
         near = nearest(unknown, known)
         raise ConfigError(f"{cls.kind}({unknown}=)", f"is no option; {', '.join(known)} are",
                           example=f"{cls.kind}({near or known[0]}=…)") from None  # fmt: skip
+
+
+def _takes_function(takes: Signature) -> bool:
+    """Whether the first parameter may be a function, as far as its hint says."""
+    first = next((each for each in takes.parameters.values() if each.kind is not each.KEYWORD_ONLY), None)
+    hint = "" if first is None else str(first.annotation)
+    return "Callable" in hint or "Any" in hint or (first is not None and first.annotation is first.empty)
 
 
 def checked(policies: Iterable[Any], where: str) -> tuple[Policy, ...]:

@@ -20,6 +20,7 @@ from meshlib.flow import FUNCTION, Call, Given, Next, arun, compose, run
 from meshlib.model import ServiceUrl
 from meshlib.policies.base import LAYERS, POLICIES, Policy, Site
 from meshlib.policies.passed import blame
+from meshlib.text import shown
 
 GOVERNED = "__mesh_governed__"
 """Attribute of a wrapper: the function inside it, and its policies."""
@@ -39,7 +40,7 @@ def govern(function: Callable[..., Any], policy: Policy) -> Callable[..., Any]:
     """``function`` under ``policy``, outside of those that it is under already. A generator (or an async one) holds what its
     call was granted until it is exhausted or closed. Raises :class:`ConfigError` for what is no function."""
     if not callable(function) or isinstance(function, (staticmethod, classmethod)):
-        raise ConfigError(policy.kind, f"cannot stand on {function!r:.60}", example=f"@{policy.kind}(…) above a def")
+        raise ConfigError(policy.kind, f"cannot stand on {shown(function)}", example=f"@{policy.kind}(…) above a def")
     inner = getattr(function, GOVERNED, None) or _Governed(function, ())
     _check(inner.function, policy)
     known = _Governed(inner.function, (policy, *inner.policies))

@@ -15,8 +15,10 @@ from inspect import Parameter, signature
 from typing import Any, Final, TypeVar, get_args, get_type_hints
 
 from meshlib.errors import ConfigError
+from meshlib.fields import unknown
 from meshlib.keys import named
 from meshlib.policies.base import OTHERS, Policy
+from meshlib.text import like
 
 T = TypeVar("T")
 
@@ -32,7 +34,9 @@ def kind_of(name: Any, where: str) -> type[Policy]:
     :class:`ConfigError` naming ``where``."""
     found = _ours(name) or OTHERS.get(name) if isinstance(name, str) else None
     if found is None:
-        raise ConfigError(f"{where}.{str(name)[:40]}", f"is no kind of policy; {', '.join(kinds())} are allowed",
+        known = kinds()
+        allowed = f"{', '.join(known)} are allowed{like(str(name), known)}"
+        raise ConfigError(f"{where}.{str(name)[:40]}", f"is no kind of policy; {allowed}",
                           example='{"retry": {"attempts": 3}}')  # fmt: skip
     return found
 
@@ -70,8 +74,7 @@ def check(cls: Any, given: Any, where: str) -> None:
 def _check_names(takes: Mapping[str, Parameter], given: Mapping[str, Any], where: str, example: str) -> None:
     for name in given:
         if name not in takes:
-            allowed = f"{', '.join(takes)} are allowed" if takes else "nothing is"
-            raise ConfigError(f"{where}.{str(name)[:40]}", f"is not known; {allowed}", example=example)
+            raise unknown(f"{where}.{str(name)[:40]}", name, takes, example)
 
 
 def made(cls: type[T], given: Any, where: str, over: T | None = None, *, example: str = "") -> T:

@@ -19,7 +19,7 @@ from meshlib.backends import memory
 from meshlib.balance.pickers import Choose, Picker
 from meshlib.balance.tiers import Pool
 from meshlib.client.declare import Method
-from meshlib.client.stub import declaration_of
+from meshlib.client.stub import called, declaration_of
 from meshlib.discovery.follow import Surroundings
 from meshlib.discovery.probe import Probes
 from meshlib.discovery.view import View
@@ -196,7 +196,10 @@ class MemoryMesh(Mesh):
             mock = self._mocks.get(cls)  # type: ignore[call-overload]
             return real if mock is None else mock.client
 
-        body = {method.name: _forwarded(method, current, self.timeline) for method in declaration_of(cls).methods}
+        body = {
+            method.name: called(_forwarded(method, current, self.timeline), cls, method.name)
+            for method in declaration_of(cls).methods
+        }
         body["__repr__"] = lambda _self: repr(current())
         return type(cls.__name__, (type(real),), body)()  # type: ignore[no-any-return]
 

@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "answers": FLOW,
     "patterns": {"errors"},
     "versions": {"errors"},
-    "fields": {"errors"},
+    "fields": {"errors", "text"},
     "subsets": FACTS | {"fields", "patterns", "versions"},
     "text": set(),
     "events": set(),

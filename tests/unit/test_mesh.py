@@ -327,8 +327,8 @@ class Sockets:
         ),
         (errno.EADDRINUSE, 81, PortInUse, r"^MESH_PORT \(from code\): cannot listen on 127.0.0.1:81"),
         (errno.EACCES, None, ConfigError, r"^MESH_PORT \(from environment\): .*[Pp]ermission"),
-        (errno.EADDRNOTAVAIL, None, ConfigError, r"^MESH_HOST \(from default\): .*; for example 0.0.0.0"),
-        (socket.EAI_NONAME, None, ConfigError, r"^MESH_HOST \(from default\)"),
+        (errno.EADDRNOTAVAIL, None, ConfigError, r"^MESH_HOST \(from code\): .*; for example 0.0.0.0"),
+        (socket.EAI_NONAME, None, ConfigError, r"^MESH_HOST \(from code\)"),
     ],
 )
 def test_listening_where_it_cannot(

@@ -112,9 +112,21 @@ def test_the_table_is_as_large_as_it_should_be() -> None:
 
 @pytest.mark.parametrize(("wanted", "inside", "outside"), TABLE, ids=[row[0] for row in TABLE])
 def test_ranges(wanted: str, inside: str, outside: str) -> None:
-    assert checked(wanted, "version") == wanted
+    if inside:
+        assert checked(wanted, "version") == wanted
     assert [version for version in inside.split() if not within(version, wanted)] == [], "in it"
     assert [version for version in outside.split() if within(version, wanted)] == [], "not in it"
+
+
+@pytest.mark.parametrize("wanted", [row[0] for row in TABLE if not row[1]] + ["^1 >=2 || <1 >1"])
+def test_a_range_without_versions_is_a_mistake(wanted: str) -> None:
+    with pytest.raises(ConfigError, match="is an empty range: no version is in it"):
+        checked(wanted, "version")
+
+
+@pytest.mark.parametrize("wanted", [">3 <2 || 1.x", ">=1 <=1.0.0", ">=1.2.3-a <1.2.3", "^1.2 >1.4", "=1.2.3 >=1.0.0"])
+def test_a_range_with_few_versions_is_none(wanted: str) -> None:
+    assert checked(wanted, "version") == wanted
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,7 @@ def test_another_kind_of_error_is_said() -> None:
     finally:
         logging.getLogger("meshlib.discovery.follow").removeHandler(handler)
     assert [text.rpartition(": ")[2] for text in with_log] == [
-        f"{why}; is MESH_REGISTRY=memory:// (from default) right?" for why in ("0 refused", "bad token")
+        f"{why}; is MESH_REGISTRY=memory:// (from code) right?" for why in ("0 refused", "bad token")
     ]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from meshlib.backends.memory import MemoryRegistry, Store
+from meshlib.discovery.address import suspicious
 from meshlib.discovery.follow import BACKOFF_CAP
 from meshlib.discovery.registration import Reconciler, describe
 from meshlib.errors import RegistryUnavailable
@@ -208,7 +209,7 @@ def test_a_loopback_address_for_a_registry_elsewhere_is_warned_of(caplog: pytest
     world = play(World(registry, advertise="127.0.0.1:8080"), story)
     assert world.reconciler.made.done()
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
-        "127.0.0.1 is a loopback address, but the registry is on another machine: set MESH_ADVERTISE"
+        suspicious("127.0.0.1", registry.routes)
     ]
 
 

@@ -19,7 +19,6 @@ from tests.unit.cli.said import Run, Said
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("MESH_")]:
         monkeypatch.delenv(name)
-    monkeypatch.delenv("COLUMNS", raising=False)  # whatever else runs in this process may have set a width
     tmp_path.chmod(0o700)
     monkeypatch.setenv("MESH_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("MESH_REGISTRY", f"memory://{tmp_path}")

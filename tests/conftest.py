@@ -15,6 +15,8 @@ from hypothesis import settings
 settings.register_profile("untimed", deadline=None)  # how long an example takes says something of the machine only
 settings.load_profile("untimed")
 
+os.environ.pop("COLUMNS", None)  # pytest's workers have one: what a command line prints is as wide as it wants to be
+
 SIDE_BY_SIDE = "PYTEST_XDIST_WORKER" in os.environ
 """True in a worker of ``pytest -n``."""
 

@@ -94,7 +94,7 @@ def _check_abort(abort: Any) -> None:
     if not (known or named or status):
         allowed = f"a status from 400 to 599, an exception, or one of {', '.join(NAMED)}"
         raise _wrong("abort", f"{abort!r:.40} is not {allowed}", "abort=503")
-    if kind:
+    if isinstance(abort, type):
         _check_made(abort)
 
 

@@ -94,6 +94,7 @@ def test_served_under_documents(tmp_path: Path) -> None:
             status, headers, _ = asked(app, post)
             assert (status, headers["content-type"]) == (429, "application/problem+json")
             assert asked(app, other)[0] == 200
+            eventually(lambda: any(path.stat().st_size for path in tmp_path.glob("policies/**/orders.json")))  # kept beside
             mesh.close()
             asked(app, other)
     with Mesh(Settings(service="orders", registry=f"memory://{tmp_path}", state_dir=str(tmp_path))) as mesh:

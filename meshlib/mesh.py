@@ -41,7 +41,7 @@ from meshlib.governance.policies import Operator
 from meshlib.lifecycle import Registration
 from meshlib.metrics.collect import Metered, collected
 from meshlib.metrics.families import Metrics
-from meshlib.metrics.server import counted_asgi, counted_wsgi
+from meshlib.metrics.server import Request, counted_asgi, counted_wsgi
 from meshlib.metrics.shared import Shared
 from meshlib.model import ServiceUrl, Snapshot
 from meshlib.mounts import AsyncMeshClient, AsyncMeshTransport, MeshClient, MeshTransport
@@ -59,6 +59,7 @@ if TYPE_CHECKING:  # what only providers need is loaded when there is one
 log = logging.getLogger(__name__)
 
 C = TypeVar("C")
+R = TypeVar("R")
 
 HOSTS = 256
 """Hosts whose stacks a mounted transport keeps: mounted on ``all://``, it meets whatever hosts its users name."""
@@ -351,6 +352,13 @@ class Mesh:
         served = server.asgi(server.governed_asgi(app, self._provider(policies)), self.in_flight, self._stopped)
         served = served if self._metered is None else counted_asgi(served, self._metered.requests)
         return self.management.asgi(served, own) if management else served
+
+    def handler(self, refuse: Callable[[Any], R], *, policies: Iterable[Policy] = ()) -> server.Handler[R]:
+        """The same for a framework whose middleware is a function of a request: see :class:`meshlib.server.Handler`. ``refuse``
+        makes a response of the error for which a request is not served."""
+        metered = self._metered
+        count = None if metered is None else lambda verb: Request(metered.requests, verb, time.monotonic)
+        return server.Handler(self._provider(policies), self.in_flight, refuse, count)
 
     # -- lifecycle
 

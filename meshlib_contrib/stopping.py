@@ -1,0 +1,41 @@
+"""How a process is told to stop, and leaves the mesh before it does: while it still serves, so that no call is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+
+def leave_on_sigterm(leave: Callable[[], object], *, ahead_of: Callable[[Any], bool] = lambda _: False) -> None:
+    """Have SIGTERM run ``leave()`` while the server still serves, and only then do what it would have done: end the process, or
+    call a handler for which ``ahead_of`` says so. Who handles the signal otherwise, or does so later, is left alone; so are
+    threads, which cannot."""
+    before = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or not (before is signal.SIG_DFL or ahead_of(before)):
+        return
+    pid = os.getpid()
+
+    def last() -> None:
+        try:
+            leave()
+        finally:
+            os.kill(pid, signal.SIGTERM)
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, before)  # the second one does it at once
+        if os.getpid() != pid:  # a child that inherited this
+            os.kill(os.getpid(), number)
+            return
+        threading.Thread(target=last, name="meshlib-leaving").start()
+
+    signal.signal(signal.SIGTERM, on_signal)
+
+
+def forgetful(handler: Any) -> bool:
+    """True for handlers of servers that end the process by the signal they got, after which nothing runs: an app that has no
+    lifespan would not hear of its end."""
+    return type(getattr(handler, "__self__", None)).__module__.partition(".")[0] == "uvicorn"

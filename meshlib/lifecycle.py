@@ -125,7 +125,11 @@ class Registration:
         """The same after the server has stopped to accept: it does not wait for consumers to know."""
         self._leave(serving=False)
 
-    def _leave(self, *, serving: bool) -> None:
+    def abandon(self) -> None:
+        """The same for a process that is about to end whatever is in flight: it waits for nobody."""
+        self._leave(serving=False, drain=False)
+
+    def _leave(self, *, serving: bool, drain: bool = True) -> None:
         if self._pid != os.getpid() or not self._closing.acquire(blocking=False):
             return
         atexit.unregister(self.close)
@@ -133,7 +137,7 @@ class Registration:
         in_flight.draining = True
         if self._stop() and serving:
             time.sleep(IN_PROCESS.get(settings.registry.scheme, PROPAGATION) + settings.drain_wait)
-        if not in_flight.wait(settings.drain_timeout):
+        if drain and not in_flight.wait(settings.drain_timeout):
             log.warning("%d requests were still in flight after %g s", len(in_flight), settings.drain_timeout)
         with suppress(ValueError):
             self._on_closed(self)

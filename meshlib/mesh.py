@@ -362,11 +362,18 @@ class Mesh:
 
     # -- lifecycle
 
-    def leave(self) -> None:
-        """Close all registrations (see :meth:`Registration.close`), and make no more; calls go on."""
+    def leave(self, *, serving: bool = True, drain: bool = True) -> None:
+        """Close all registrations (see :meth:`Registration.close`), and make no more; calls go on. With ``serving=False`` the
+        server has stopped to accept: consumers are not waited for, only requests in flight; with ``drain=False`` they are not,
+        either."""
         self._silence()
         for registration in list(self._registrations):
-            registration.close()
+            if not drain:
+                registration.abandon()
+            elif serving:
+                registration.close()
+            else:
+                registration.stopped()
 
     def close(self) -> None:
         """Close registrations (see :meth:`Registration.close`), the control plane and connections. It can be used again.
@@ -605,9 +612,7 @@ class Mesh:
         self._worker.report(self._shelf.run)
 
     async def _stopped(self) -> None:
-        self._silence()
-        for registration in list(self._registrations):
-            await asyncio.to_thread(registration.stopped)
+        await asyncio.to_thread(self.leave, serving=False)
 
     def _check_pid(self) -> None:
         """Notice a fork by code that runs no fork hooks: before a lock is taken that a thread of the parent may have held."""

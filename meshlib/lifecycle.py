@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 PROPAGATION = 1.0
 """Seconds between deregistering and draining: what a registry's watches need to tell every consumer, with room to spare."""
+PATIENCE = 10.0
+"""Seconds that who finds another thread closing it waits for that, beside those that it may take."""
 IN_PROCESS = {"memory": 0.1, "static": 0.0}
 """The same for registries that nobody outside this process watches."""
 
@@ -57,6 +59,7 @@ class Registration:
         self._on_closed, self.port = on_closed, port
         self._pid = os.getpid()
         self._closing = threading.Lock()  # taken once, by who closes it
+        self._closed, self._closer = threading.Event(), 0
         in_flight.draining = False
         reconciler.on_status = self._heard
         worker.loop().call_soon_threadsafe(reconciler.start)
@@ -117,8 +120,8 @@ class Registration:
         """Leave in the order that loses no call: ask keep-alive clients to connect elsewhere, stop re-registering and
         deregister, wait until consumers know (:data:`PROPAGATION` + ``MESH_DRAIN_WAIT``) while still serving, then wait for
         calls in flight (``MESH_DRAIN_TIMEOUT`` at most). Where other processes serve the same port, the entry is theirs now:
-        nothing is deregistered, and consumers need not know. The server is to be stopped after it. A second time, or in a
-        child process, it does nothing."""
+        nothing is deregistered, and consumers need not know. The server is to be stopped after it. A second time it only waits
+        for the first; in a child process it does nothing."""
         self._leave(serving=True)
 
     def stopped(self) -> None:
@@ -130,8 +133,19 @@ class Registration:
         self._leave(serving=False, drain=False)
 
     def _leave(self, *, serving: bool, drain: bool = True) -> None:
-        if self._pid != os.getpid() or not self._closing.acquire(blocking=False):
+        if self._pid != os.getpid():
             return
+        if not self._closing.acquire(blocking=False):
+            if drain and self._closer != threading.get_ident():  # not from a signal's handler, above itself
+                self._closed.wait(self._settings.drain_wait + self._settings.drain_timeout + PATIENCE)
+            return
+        self._closer = threading.get_ident()
+        try:
+            self._leave_now(serving=serving, drain=drain)
+        finally:
+            self._closed.set()
+
+    def _leave_now(self, *, serving: bool, drain: bool) -> None:
         atexit.unregister(self.close)
         in_flight, settings = self._in_flight, self._settings
         in_flight.draining = True

@@ -649,6 +649,11 @@ class Mesh:
             view.abandon()
 
 
+def meshes() -> list[Mesh]:
+    """Those of this process."""
+    return list(_meshes)
+
+
 def _named_alike(settings: Settings) -> list[Registration]:
     """What this process has registered under the id that ``settings`` give, if they do."""
 

@@ -24,6 +24,7 @@ from meshlib.errors import ConfigError
 from meshlib.metrics.server import ROUTE
 from meshlib.server import AsgiApp
 from meshlib_contrib.problems import HANDLED, problem
+from meshlib_contrib.stopping import leave_first
 
 C = TypeVar("C")
 
@@ -66,6 +67,7 @@ class MeshPlugin(InitPluginProtocol):
         app.asgi_handler = cast("Any", served)
         self.mesh.management.at_home()
         self.mesh.announce()
+        leave_first(self.mesh)
         try:
             yield
         finally:

@@ -7,7 +7,10 @@ import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from meshlib import Mesh
 
 
 def leave_on_sigterm(leave: Callable[[], object], *, ahead_of: Callable[[Any], bool] = lambda _: False) -> None:
@@ -35,7 +38,13 @@ def leave_on_sigterm(leave: Callable[[], object], *, ahead_of: Callable[[Any], b
     signal.signal(signal.SIGTERM, on_signal)
 
 
-def forgetful(handler: Any) -> bool:
-    """True for handlers of servers that end the process by the signal they got, after which nothing runs: an app that has no
-    lifespan would not hear of its end."""
+def leave_first(mesh: Mesh) -> None:
+    """The same for an app under any server: for one that leaves SIGTERM to the system (Werkzeug's; Hypercorn's workers, which
+    it terminates as soon as one of them has ended), and ahead of uvicorn, which ends the process by the signal it got, after
+    which nothing runs. A process that registers nothing is left alone."""
+    if mesh.settings.service:
+        leave_on_sigterm(mesh.leave, ahead_of=_uvicorns)
+
+
+def _uvicorns(handler: Any) -> bool:
     return type(getattr(handler, "__self__", None)).__module__.partition(".")[0] == "uvicorn"

@@ -67,8 +67,7 @@ def announce() -> None:
     """Have this process registered as soon as it listens, and leave while it still serves."""
     mesh = own.get_mesh()
     mesh.announce()
-    if mesh.settings.service:
-        stopping.leave_on_sigterm(mesh.leave, ahead_of=stopping.forgetful)
+    stopping.leave_first(mesh)
 
 
 def page_of(answer: Answer, request: HttpRequest) -> HttpResponse:

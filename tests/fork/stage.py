@@ -58,6 +58,19 @@ def uvicorn(workers: int) -> Cell:
                                          "--timeout-worker-healthcheck", "15"], workers)  # fmt: skip
 
 
+def granian(interface: str, workers: int) -> Cell:
+    """``interface`` is asgi or wsgi."""
+    command = ["-m", "granian", f"tests.fork.app:{interface}", "--interface", interface, "--workers", str(workers),
+               "--port", "{port}", "--respawn-failed-workers"]  # fmt: skip
+    return Cell(f"granian {interface} x{workers}", command, workers)
+
+
+def hypercorn(kind: str, workers: int) -> Cell:
+    """``kind`` is asgi or wsgi."""
+    command = ["-m", "hypercorn", f"tests.fork.app:{kind}", "--workers", str(workers), "--bind", "127.0.0.1:{port}"]
+    return Cell(f"hypercorn {kind} x{workers}", command, workers)
+
+
 def pool(method: str, workers: int) -> Cell:
     """``method`` is one of multiprocessing's."""
     return Cell(f"multiprocessing {method} x{workers}", ["-m", "tests.fork.pool", method, str(workers)], workers)

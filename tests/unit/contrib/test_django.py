@@ -281,7 +281,7 @@ class TestMesh:
         """And not the handler of a test."""
         told: list[str] = []
         monkeypatch.setattr(Mesh, "announce", lambda mesh: told.append(mesh.settings.service))
-        monkeypatch.setattr(middleware.stopping, "leave_on_sigterm", lambda *_, **__: told.append("sigterm"))
+        monkeypatch.setattr(middleware.stopping, "leave_first", lambda _: told.append("sigterm"))
         with override_settings(MESH={"SERVICE": "shop", "REGISTRY": f"memory://{tmp_path}"}), monkeypatch.context() as patch:
             if not tests:
                 patch.delattr("django.core.mail.outbox")

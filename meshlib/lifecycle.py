@@ -63,8 +63,7 @@ class Registration:
         in_flight.draining = False
         reconciler.on_status = self._heard
         worker.loop().call_soon_threadsafe(reconciler.start)
-        atexit.register(self.close)
-        _at_end_of_child(self.close)
+        at_end(self.close)
 
     @property
     def instance(self) -> Instance | None:
@@ -187,8 +186,10 @@ def standing(registrations: list[Registration], announced: str | None, *, draini
     return Standing(hindrance, Component("UP", "", {"instance": str(instance.url), "address": instance.netloc}))
 
 
-def _at_end_of_child(close: Callable[[], None]) -> None:
-    """Have ``close`` run at the end of a child of multiprocessing, too: one that was forked runs no ``atexit`` handlers."""
+def at_end(close: Callable[[], None]) -> None:
+    """Have ``close`` run at the end of the process, also of a child of multiprocessing: one that was forked runs no ``atexit``
+    handlers."""
+    atexit.register(close)
     multiprocessing = sys.modules.get("multiprocessing")
     if multiprocessing is not None and multiprocessing.parent_process() is not None:
         import_module("multiprocessing.util").Finalize(None, close, exitpriority=0)

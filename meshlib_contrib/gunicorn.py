@@ -12,10 +12,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 from typing import Any
 
-from meshlib_contrib.stopping import leave_on_sigterm
+from meshlib_contrib.stopping import apart, leave_on_sigterm
 
 __all__ = ["on_exit", "post_worker_init", "when_ready", "worker_abort", "worker_exit", "worker_int"]
 
@@ -48,7 +47,7 @@ def _on_loop(worker: Any) -> None:
 
     def on_signal() -> None:
         loop.add_signal_handler(signal.SIGTERM, worker.handle_exit_signal)  # the second one does it at once
-        threading.Thread(target=last, name="meshlib-leaving").start()
+        apart(last)
 
     loop.add_signal_handler(signal.SIGTERM, on_signal)
 

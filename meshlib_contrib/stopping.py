@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import threading
@@ -33,9 +34,15 @@ def leave_on_sigterm(leave: Callable[[], object], *, ahead_of: Callable[[Any], b
         if os.getpid() != pid:  # a child that inherited this
             os.kill(os.getpid(), number)
             return
-        threading.Thread(target=last, name="meshlib-leaving").start()
+        apart(last)
 
     signal.signal(signal.SIGTERM, on_signal)
+
+
+def apart(work: Callable[[], object]) -> None:
+    """Begin ``work`` in another thread, without waiting until it has begun, as ``Thread.start()`` does: a signal may come
+    where nothing may block (under gevent, between two greenlets)."""
+    _thread.start_new_thread(work, ())
 
 
 def leave_first(mesh: Mesh) -> None:

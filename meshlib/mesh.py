@@ -309,7 +309,7 @@ class Mesh:
         self._announcing = look = look or listening
         if at_once:
             self._announcement = Announcement(self.settings, self._worker, self._register, look)
-            lifecycle.at_end(self._announcement.cancel)  # else it might register a process that has just left
+            lifecycle.at_end(self._silence)  # else it might register a process that has just left
         else:
             self.in_flight.on_serving = self._serving
 

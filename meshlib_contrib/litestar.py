@@ -13,11 +13,14 @@ from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast, runtime_checkable
 
-from litestar import Litestar, Request, Response
-from litestar.config.app import AppConfig
-from litestar.di import Provide
-from litestar.plugins import InitPluginProtocol
-from litestar.types import Scope
+from meshlib_contrib.extras import needs
+
+with needs("litestar"):
+    from litestar import Litestar, Request, Response
+    from litestar.config.app import AppConfig
+    from litestar.di import Provide
+    from litestar.plugins import InitPluginProtocol
+    from litestar.types import Scope
 
 from meshlib import Mesh
 from meshlib.errors import ConfigError

@@ -12,7 +12,10 @@ command line.
     orders = client(Orders)      # anywhere; used in views
 """
 
-from meshlib_contrib.django.middleware import MeshMiddleware
-from meshlib_contrib.django.own import client, get_mesh
+from meshlib_contrib.extras import needs
+
+with needs("django"):
+    from meshlib_contrib.django.middleware import MeshMiddleware
+    from meshlib_contrib.django.own import client, get_mesh
 
 __all__ = ["MeshMiddleware", "client", "get_mesh"]

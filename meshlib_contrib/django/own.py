@@ -11,7 +11,8 @@ from django.http import HttpResponse
 
 from meshlib import Mesh, Settings
 from meshlib.errors import ConfigError, DeadlineExceeded, Refused
-from meshlib.server import Handler, problem
+from meshlib.server import Handler
+from meshlib_contrib.problems import problem
 
 C = TypeVar("C")
 

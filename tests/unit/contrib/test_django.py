@@ -15,6 +15,7 @@ import pytest
 from django.apps import apps
 from django.conf import settings
 from django.core import checks as djangos
+from django.core.management import call_command
 from django.core.signals import request_started
 from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.test import AsyncClient, Client, RequestFactory, override_settings
@@ -36,6 +37,7 @@ if not settings.configured:
     django.setup()
 
 from meshlib_contrib.django import MeshMiddleware, checks, client, get_mesh, middleware, own  # noqa: E402
+from meshlib_contrib.django.management.commands.mesh import Command  # noqa: E402
 
 
 @service_client("stock")
@@ -360,3 +362,36 @@ class TestChecks:
         monkeypatch.setattr(middleware.apps, "is_installed", lambda _: False)
         with pytest.raises(ConfigError, match="INSTALLED_APPS"):
             MeshMiddleware(lambda _: HttpResponse())
+
+
+class TestCommands:
+    @staticmethod
+    def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as ended:
+            Command().run_from_argv(["manage.py", "mesh", *words])
+        said = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, said.out + said.err
+
+    def test_services(self, capsys: pytest.CaptureFixture[str]) -> None:
+        code, said = self.run(capsys, "services", "--json")
+        assert code == 0
+        assert '"stock"' in said
+
+    def test_options_are_those_of_the_command_line(self, capsys: pytest.CaptureFixture[str]) -> None:
+        code, said = self.run(capsys, "explain", "--help")
+        assert code == 0
+        assert "manage.py mesh explain" in said
+
+    def test_exit_codes(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert self.run(capsys, "instances", "nothing")[0] == 1
+        assert self.run(capsys, "no-such-command")[0] == 2
+        with override_settings(MESH={"PORT": "many"}):
+            code, said = self.run(capsys, "services")
+        assert (code, "MESH_PORT (from settings.MESH)" in said) == (2, True)
+
+    def test_from_code(self, capsys: pytest.CaptureFixture[str]) -> None:
+        call_command("mesh", "services")
+        assert "stock" in capsys.readouterr().out
+        with pytest.raises(SystemExit):
+            call_command("mesh", "instances", "nothing")

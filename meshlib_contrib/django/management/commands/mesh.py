@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from django.core.management.base import BaseCommand
 
 from meshlib import cli
+from meshlib.errors import ConfigError
 from meshlib_contrib.django.own import get_mesh
 
 
@@ -19,11 +21,22 @@ class Command(BaseCommand):
 
     def run_from_argv(self, argv: list[str]) -> None:
         """Django's own options would be in the way of those of ``mesh``."""
-        sys.exit(cli.run(argv[2:], mesh=get_mesh(), prog=f"{argv[0]} {argv[1]}"))
+        sys.exit(self._run(argv[2:], prog=f"{argv[0]} {argv[1]}"))
 
-    def handle(self, *args: Any, **_options: Any) -> str | None:
+    def handle(self, *args: Any, **_options: Any) -> None:
         """For ``call_command("mesh", "services")``."""
-        code = cli.run([str(each) for each in args], mesh=get_mesh(), prog="mesh")
+        code = self._run([str(each) for each in args], prog="mesh")
         if code:
             sys.exit(code)
-        return None
+
+    def _run(self, words: Sequence[str], *, prog: str) -> int:
+        try:
+            mesh = get_mesh()
+        except ConfigError as problem:
+            self.stderr.write(str(problem))
+            return cli.WRONG
+        return cli.run(words, mesh=mesh, prog=prog)
+
+    def add_arguments(self, parser: Any) -> None:
+        """Whatever they are."""
+        parser.add_argument("words", nargs="*")

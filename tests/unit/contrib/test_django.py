@@ -391,7 +391,7 @@ class TestCommands:
         assert (code, "MESH_PORT (from settings.MESH)" in said) == (2, True)
 
     def test_from_code(self, capsys: pytest.CaptureFixture[str]) -> None:
-        call_command("mesh", "services")
-        assert "stock" in capsys.readouterr().out
+        call_command("mesh", "services", "--json")
+        assert '"stock"' in capsys.readouterr().out
         with pytest.raises(SystemExit):
             call_command("mesh", "instances", "nothing")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -37,6 +38,6 @@ class Command(BaseCommand):
             return cli.WRONG
         return cli.run(words, mesh=mesh, prog=prog)
 
-    def add_arguments(self, parser: Any) -> None:
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Whatever they are."""
-        parser.add_argument("words", nargs="*")
+        parser.add_argument("args", nargs=argparse.REMAINDER)

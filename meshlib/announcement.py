@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -77,14 +78,17 @@ class Announcement:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings, self._register, self._look, self._clock = settings, register, look, clock
-        self._lock = threading.Lock()
+        self._lock, self._pid = threading.Lock(), os.getpid()
         self._pending = True
         self._told = ""
         self.problem = "starting"
         worker.report(self._run)
 
     def cancel(self) -> None:
-        """Do not register any more. Once it returns, nothing is registered by it that is not already."""
+        """Do not register any more. Once it returns, nothing is registered by it that is not already. In a child process it
+        does nothing."""
+        if self._pid != os.getpid():
+            return
         with self._lock:
             self._pending, self.problem = False, ""
 

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 PROPAGATION = 1.0
 """Seconds between deregistering and draining: what a registry's watches need to tell every consumer, with room to spare."""
+PATIENCE = 10.0
+"""Seconds that who finds another thread closing it waits for that, beside those that it may take."""
 IN_PROCESS = {"memory": 0.1, "static": 0.0}
 """The same for registries that nobody outside this process watches."""
 
@@ -57,11 +59,11 @@ class Registration:
         self._on_closed, self.port = on_closed, port
         self._pid = os.getpid()
         self._closing = threading.Lock()  # taken once, by who closes it
+        self._closed, self._closer = threading.Event(), 0
         in_flight.draining = False
         reconciler.on_status = self._heard
         worker.loop().call_soon_threadsafe(reconciler.start)
-        atexit.register(self.close)
-        _at_end_of_child(self.close)
+        at_end(self.close)
 
     @property
     def instance(self) -> Instance | None:
@@ -117,23 +119,38 @@ class Registration:
         """Leave in the order that loses no call: ask keep-alive clients to connect elsewhere, stop re-registering and
         deregister, wait until consumers know (:data:`PROPAGATION` + ``MESH_DRAIN_WAIT``) while still serving, then wait for
         calls in flight (``MESH_DRAIN_TIMEOUT`` at most). Where other processes serve the same port, the entry is theirs now:
-        nothing is deregistered, and consumers need not know. The server is to be stopped after it. A second time, or in a
-        child process, it does nothing."""
+        nothing is deregistered, and consumers need not know. The server is to be stopped after it. A second time it only waits
+        for the first; in a child process it does nothing."""
         self._leave(serving=True)
 
     def stopped(self) -> None:
         """The same after the server has stopped to accept: it does not wait for consumers to know."""
         self._leave(serving=False)
 
-    def _leave(self, *, serving: bool) -> None:
-        if self._pid != os.getpid() or not self._closing.acquire(blocking=False):
+    def abandon(self) -> None:
+        """The same for a process that is about to end whatever is in flight: it waits for nobody."""
+        self._leave(serving=False, drain=False)
+
+    def _leave(self, *, serving: bool, drain: bool = True) -> None:
+        if self._pid != os.getpid():
             return
+        if not self._closing.acquire(blocking=False):
+            if drain and self._closer != threading.get_ident():  # not from a signal's handler, above itself
+                self._closed.wait(self._settings.drain_wait + self._settings.drain_timeout + PATIENCE)
+            return
+        self._closer = threading.get_ident()
+        try:
+            self._leave_now(serving=serving, drain=drain)
+        finally:
+            self._closed.set()
+
+    def _leave_now(self, *, serving: bool, drain: bool) -> None:
         atexit.unregister(self.close)
         in_flight, settings = self._in_flight, self._settings
         in_flight.draining = True
         if self._stop() and serving:
             time.sleep(IN_PROCESS.get(settings.registry.scheme, PROPAGATION) + settings.drain_wait)
-        if not in_flight.wait(settings.drain_timeout):
+        if drain and not in_flight.wait(settings.drain_timeout):
             log.warning("%d requests were still in flight after %g s", len(in_flight), settings.drain_timeout)
         with suppress(ValueError):
             self._on_closed(self)
@@ -169,8 +186,10 @@ def standing(registrations: list[Registration], announced: str | None, *, draini
     return Standing(hindrance, Component("UP", "", {"instance": str(instance.url), "address": instance.netloc}))
 
 
-def _at_end_of_child(close: Callable[[], None]) -> None:
-    """Have ``close`` run at the end of a child of multiprocessing, too: one that was forked runs no ``atexit`` handlers."""
+def at_end(close: Callable[[], None]) -> None:
+    """Have ``close`` run at the end of the process, also of a child of multiprocessing: one that was forked runs no ``atexit``
+    handlers."""
+    atexit.register(close)
     multiprocessing = sys.modules.get("multiprocessing")
     if multiprocessing is not None and multiprocessing.parent_process() is not None:
         import_module("multiprocessing.util").Finalize(None, close, exitpriority=0)

@@ -41,7 +41,7 @@ from meshlib.governance.policies import Operator
 from meshlib.lifecycle import Registration
 from meshlib.metrics.collect import Metered, collected
 from meshlib.metrics.families import Metrics
-from meshlib.metrics.server import counted_asgi, counted_wsgi
+from meshlib.metrics.server import Request, counted_asgi, counted_wsgi
 from meshlib.metrics.shared import Shared
 from meshlib.model import ServiceUrl, Snapshot
 from meshlib.mounts import AsyncMeshClient, AsyncMeshTransport, MeshClient, MeshTransport
@@ -59,6 +59,7 @@ if TYPE_CHECKING:  # what only providers need is loaded when there is one
 log = logging.getLogger(__name__)
 
 C = TypeVar("C")
+R = TypeVar("R")
 
 HOSTS = 256
 """Hosts whose stacks a mounted transport keeps: mounted on ``all://``, it meets whatever hosts its users name."""
@@ -308,6 +309,7 @@ class Mesh:
         self._announcing = look = look or listening
         if at_once:
             self._announcement = Announcement(self.settings, self._worker, self._register, look)
+            lifecycle.at_end(self._silence)  # else it might register a process that has just left
         else:
             self.in_flight.on_serving = self._serving
 
@@ -352,13 +354,27 @@ class Mesh:
         served = served if self._metered is None else counted_asgi(served, self._metered.requests)
         return self.management.asgi(served, own) if management else served
 
+    def handler(self, refuse: Callable[[Any], R], *, policies: Iterable[Policy] = ()) -> server.Handler[R]:
+        """The same for a framework whose middleware is a function of a request: see :class:`meshlib.server.Handler`. ``refuse``
+        makes a response of the error for which a request is not served."""
+        metered = self._metered
+        count = None if metered is None else lambda verb: Request(metered.requests, verb, time.monotonic)
+        return server.Handler(self._provider(policies), self.in_flight, refuse, count)
+
     # -- lifecycle
 
-    def leave(self) -> None:
-        """Close all registrations (see :meth:`Registration.close`), and make no more; calls go on."""
+    def leave(self, *, serving: bool = True, drain: bool = True) -> None:
+        """Close all registrations (see :meth:`Registration.close`), and make no more; calls go on. With ``serving=False`` the
+        server has stopped to accept: consumers are not waited for, only requests in flight; with ``drain=False`` they are not,
+        either."""
         self._silence()
         for registration in list(self._registrations):
-            registration.close()
+            if not drain:
+                registration.abandon()
+            elif serving:
+                registration.close()
+            else:
+                registration.stopped()
 
     def close(self) -> None:
         """Close registrations (see :meth:`Registration.close`), the control plane and connections. It can be used again.
@@ -597,9 +613,7 @@ class Mesh:
         self._worker.report(self._shelf.run)
 
     async def _stopped(self) -> None:
-        self._silence()
-        for registration in list(self._registrations):
-            await asyncio.to_thread(registration.stopped)
+        await asyncio.to_thread(self.leave, serving=False)
 
     def _check_pid(self) -> None:
         """Notice a fork by code that runs no fork hooks: before a lock is taken that a thread of the parent may have held."""
@@ -634,6 +648,11 @@ class Mesh:
         self._closing = self._closed = False
         for view in self._all_views():
             view.abandon()
+
+
+def meshes() -> list[Mesh]:
+    """Those of this process."""
+    return list(_meshes)
 
 
 def _named_alike(settings: Settings) -> list[Registration]:

@@ -28,7 +28,7 @@ with needs("flask"):
 from meshlib import Mesh, Settings
 from meshlib.errors import ConfigError
 from meshlib.management.mounting import ask_of
-from meshlib_contrib import flask_cli, werkzeug
+from meshlib_contrib import flask_cli, stopping, werkzeug
 from meshlib_contrib.problems import HANDLED, problem, warn_of_misplaced
 
 C = TypeVar("C")
@@ -66,8 +66,7 @@ class MeshFlask:
         app.before_request(_Look(app))
         if serves():
             mesh.announce(werkzeug.listening)
-            if mesh.settings.service:
-                werkzeug.leave_on_sigterm(mesh.leave)
+            stopping.leave_first(mesh)
 
     @property
     def mesh(self) -> Mesh:

@@ -14,6 +14,7 @@ from meshlib import Mesh
 from meshlib.errors import ConfigError
 from meshlib.server import AsgiApp
 from meshlib_contrib.problems import HANDLED, problem, warn_of_misplaced
+from meshlib_contrib.stopping import leave_first
 
 log = logging.getLogger(__name__)
 
@@ -110,4 +111,6 @@ class _Middleware:
 
         self._listen(scope["type"])
         scope[KEY] = self._integration
+        if scope["type"] == "lifespan":
+            leave_first(self._integration.mesh)
         await self._served(scope, receive, ending if scope["type"] == "lifespan" else send)

@@ -1,12 +1,11 @@
-"""Werkzeug's development server: which process serves, on which socket, and how it is told to stop."""
+"""Werkzeug's development server: which process serves, on which socket."""
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from types import FrameType
 
 from meshlib.discovery.listening import Listener, listeners
@@ -36,27 +35,3 @@ def _restarts_another() -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-def leave_on_sigterm(leave: Callable[[], object]) -> None:
-    """Have SIGTERM run ``leave()`` while the server still serves, and only then end the process as it would have: Werkzeug's
-    server leaves the signal to the system, which runs nothing. Who handles the signal already, or does so later, is left alone;
-    so are threads, which cannot."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        return
-    pid = os.getpid()
-
-    def last() -> None:
-        try:
-            leave()
-        finally:
-            os.kill(pid, signal.SIGTERM)
-
-    def on_signal(number: int, _frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_DFL)  # the second one ends it at once
-        if os.getpid() != pid:  # a child that inherited this
-            os.kill(os.getpid(), number)
-            return
-        threading.Thread(target=last, name="meshlib-leaving").start()
-
-    signal.signal(signal.SIGTERM, on_signal)

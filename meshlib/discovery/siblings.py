@@ -149,6 +149,7 @@ class Siblings:
             # Let go first: of two that leave at once and look before, both would find the other one.
             unlock_byte(self._handle, MEMBERS)
             if lock_byte(self._handle, MEMBERS):
+                self._read(self._handle)  # one that has left meanwhile may have listed us since we looked
                 return True
             self._release()
             return False

@@ -3,6 +3,7 @@ puts them under the provider's layers, in THE ORDER (``order.py``)."""
 
 from meshlib.server.govern_asgi import governed_asgi
 from meshlib.server.govern_wsgi import governed_wsgi
+from meshlib.server.handler import Handler, Incoming
 from meshlib.server.in_flight import InFlight
 from meshlib.server.order import ORDER, ProviderStack
 from meshlib.server.over_asgi import asgi
@@ -11,5 +12,6 @@ from meshlib.server.problems import problem
 from meshlib.server.types import AsgiApp, WsgiApp
 
 __all__ = [
-    "ORDER", "AsgiApp", "InFlight", "ProviderStack", "WsgiApp", "asgi", "governed_asgi", "governed_wsgi", "problem", "wsgi",
+    "ORDER", "AsgiApp", "Handler", "InFlight", "Incoming", "ProviderStack", "WsgiApp", "asgi", "governed_asgi", "governed_wsgi",
+    "problem", "wsgi",
 ]  # fmt: skip

@@ -41,14 +41,15 @@ class Cell:
     """Its workers end by themselves after so many requests."""
 
 
-def gunicorn(kind: str, workers: int, *, preload: bool = False, requests: int = 0) -> Cell:
-    """``kind`` is a worker class of gunicorn's; each worker ends after ``requests``, if any."""
+def gunicorn(kind: str, workers: int, *, preload: bool = False, requests: int = 0, hooks: bool = False) -> Cell:
+    """``kind`` is a worker class of gunicorn's; each worker ends after ``requests``, if any. ``hooks`` are ours."""
     app = "tests.fork.app:" + ("asgi" if kind in ("asgi", "uvicorn_worker.UvicornWorker") else "wsgi")
     command = ["-m", "gunicorn", app, "-k", kind, "--workers", str(workers), "--bind", "127.0.0.1:{port}",
                "--max-requests", str(requests), "--graceful-timeout", "10", "--log-level", "info",
                "--no-control-socket"]  # fmt: skip
-    name = f"gunicorn {kind} x{workers}" + (" preload" if preload else "")
-    return Cell(name, command + ["--preload"] * preload, workers, preload, limited=requests > 0)
+    name = f"gunicorn {kind} x{workers}" + (" preload" if preload else "") + (" hooks" if hooks else "")
+    more = ["--preload"] * preload + ["--config", "python:meshlib_contrib.gunicorn"] * hooks
+    return Cell(name, command + more, workers, preload, limited=requests > 0)
 
 
 def uvicorn(workers: int) -> Cell:
@@ -56,6 +57,19 @@ def uvicorn(workers: int) -> Cell:
     as only gunicorn tells that others are to come."""
     return Cell(f"uvicorn x{workers}", ["-m", "uvicorn", "tests.fork.app:asgi", "--workers", str(workers), "--port", "{port}",
                                          "--timeout-worker-healthcheck", "15"], workers)  # fmt: skip
+
+
+def granian(interface: str, workers: int) -> Cell:
+    """``interface`` is asgi or wsgi."""
+    command = ["-m", "granian", f"tests.fork.app:{interface}", "--interface", interface, "--workers", str(workers),
+               "--port", "{port}", "--respawn-failed-workers"]  # fmt: skip
+    return Cell(f"granian {interface} x{workers}", command, workers)
+
+
+def hypercorn(kind: str, workers: int) -> Cell:
+    """``kind`` is asgi or wsgi."""
+    command = ["-m", "hypercorn", f"tests.fork.app:{kind}", "--workers", str(workers), "--bind", "127.0.0.1:{port}"]
+    return Cell(f"hypercorn {kind} x{workers}", command, workers)
 
 
 def pool(method: str, workers: int) -> Cell:
@@ -112,14 +126,14 @@ class _Server(ThreadingHTTPServer):
 class Stage:
     """Starts ``cell``'s server, with a local registry in a directory of its own in which "stock" is listed as well."""
 
-    def __init__(self, cell: Cell, *, without: str = "", rate: float = 60.0) -> None:
+    def __init__(self, cell: Cell, *, without: str = "", rate: float = 60.0, drain_wait: float = 0.0) -> None:
         self.cell, self.port, self.rate, self.without = cell, free_port(), rate, without
         self.room = Path(tempfile.mkdtemp(prefix="meshlib-fork-"))
         self.registry = self.room / "registry.db"
         self.env = {**os.environ, "PYTHONPATH": str(TOP), "PYTHONWARNINGS": "ignore::DeprecationWarning",
                     "MESH_REGISTRY": f"local://{self.registry}", "MESH_STATE_DIR": str(self.room / "state"),
                     "MESH_SERVICE": "shop", "MESH_PORT": str(self.port), "MESH_TTL": str(TTL),
-                    "MESH_DRAIN_TIMEOUT": "5", "FORK_WITHOUT": without}  # fmt: skip
+                    "MESH_DRAIN_TIMEOUT": "5", "MESH_DRAIN_WAIT": str(drain_wait), "FORK_WITHOUT": without}  # fmt: skip
         self.seen = Seen()
         self.answers: dict[int, list[dict[str, Any]]] = {}
         """What each worker has answered, by its pid, in the order in which they came."""

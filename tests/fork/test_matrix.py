@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from tests.fork.stage import HEARTBEAT, Cell, Stage, gunicorn, pool, uvicorn
+from tests.fork.stage import HEARTBEAT, Cell, Stage, granian, gunicorn, pool, uvicorn
 from tests.servers.base import eventually
 
 AT_ONCE = 3
@@ -20,9 +20,14 @@ CELLS = [
     for kind in ("sync", "gthread", "gevent", "asgi")
     for workers in (1, 4)
     for preload in (False, True)
-] + [uvicorn(4), pool("fork", 4), pool("spawn", 4)]
+] + [
+    *(gunicorn(kind, 4, preload=kind == "gthread", requests=REQUESTS, hooks=True) for kind in ("sync", "gthread", "gevent", "asgi")),
+    gunicorn("sync", 1, requests=REQUESTS, hooks=True),
+    uvicorn(4), granian("asgi", 2), granian("wsgi", 2), pool("fork", 4), pool("spawn", 4),
+]  # fmt: skip
 IN_SOAK = {"gunicorn sync x4", "gunicorn gthread x1", "gunicorn gthread x4 preload", "gunicorn gevent x1",
-           "gunicorn gevent x4 preload", "gunicorn asgi x1 preload", "gunicorn asgi x4"}  # fmt: skip
+           "gunicorn gevent x4 preload", "gunicorn asgi x1 preload", "gunicorn asgi x4", "gunicorn sync x4 hooks",
+           "gunicorn gevent x4 hooks", "gunicorn asgi x4 hooks", "gunicorn sync x1 hooks", "granian wsgi x2"}  # fmt: skip
 """Every kind, count and way of loading is in CI, not every combination."""
 
 

@@ -17,17 +17,30 @@ CONSUMERS = {"sync": ("--kind", "sync", "--rate", "100"), "async": ("--kind", "a
 GUNICORN = ["-k", "gthread", "--workers", "2", "--threads", "8", "--no-control-socket", "--bind"]
 CASES = [
     ("gunicorn", 6),
+    ("uvicorn", 4),
     pytest.param("gunicorn", 50, marks=pytest.mark.soak),
+    pytest.param("gunicorn hooks", 50, marks=pytest.mark.soak),
+    pytest.param("uvicorn", 50, marks=pytest.mark.soak),
     pytest.param("in order", 50, marks=pytest.mark.soak),  # one at a time: tests/faults/test_stop.py
 ]
 
 
-class Gunicorn(Process):
-    """An instance: gunicorn with two workers."""
+SERVERS = {
+    "gunicorn": ("gunicorn", "tests.fork.orders:wsgi", *GUNICORN, "127.0.0.1:{port}"),
+    "gunicorn hooks": ("gunicorn", "--config", "python:meshlib_contrib.gunicorn", "tests.fork.orders:wsgi", *GUNICORN,
+                       "127.0.0.1:{port}"),
+    "uvicorn": ("uvicorn", "tests.fork.orders_asgi:app", "--port", "{port}"),
+}  # fmt: skip
+IN_ORDER = ("in order", "gunicorn hooks", "uvicorn")
+"""They leave before they stop to serve."""
 
-    def __init__(self, port: int, *, env: dict[str, str], log: Path) -> None:
-        super().__init__("gunicorn", "tests.fork.orders:wsgi", *GUNICORN, f"127.0.0.1:{port}",
-                         env={**env, "MESH_SERVICE": "orders", "MESH_PORT": str(port)}, log=log)  # fmt: skip
+
+class Server(Process):
+    """An instance: a server with two workers."""
+
+    def __init__(self, kind: str, port: int, *, env: dict[str, str], log: Path) -> None:
+        module, *words = (word.format(port=port) for word in SERVERS[kind])
+        super().__init__(module, *words, env={**env, "MESH_SERVICE": "orders", "MESH_PORT": str(port)}, log=log)
 
 
 @pytest.fixture
@@ -44,8 +57,8 @@ def stage(registry: LocalFile) -> Iterator[Stage]:
 
 
 def start(stage: Stage, kind: str, port: int) -> Process:
-    if kind == "gunicorn":
-        process: Process = Gunicorn(port, env=stage.env, log=stage.room / f"{port}.log")
+    if kind in SERVERS:
+        process: Process = Server(kind, port, env=stage.env, log=stage.room / f"{port}.log")
         stage.processes.append(process)
         return process
     return stage.provider(port=str(port))[1]
@@ -64,11 +77,11 @@ def until_served_by(consumers: list[Process], ports: list[int], since: list[dict
 
 @pytest.mark.parametrize(("kind", "restarts"), CASES)
 def test_a_rolling_restart_fails_no_call(registry: LocalFile, stage: Stage, kind: str, restarts: int) -> None:
-    """``in order``: an instance that deregisters before it stops to serve, whose callers may not repeat a call."""
+    """An instance that deregisters before it stops to serve has callers that may not repeat a call."""
     ports = [free_port(), free_port()]
     running = [start(stage, kind, port) for port in ports]
     eventually(lambda: registry.listed() == 2, within=30, what="both are registered")
-    more = ("--post",) if kind == "in order" else ()
+    more = ("--post",) if kind in IN_ORDER else ()
     consumers = [stage.consumer(*options, *more) for options in CONSUMERS.values()]
     until_served_by(consumers, ports, [{}, {}])
     began = time.monotonic()

@@ -9,7 +9,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,24 @@ SERVERS = {
     "werkzeug": "-m tests.integration.apps.flask_app {port}",
     "gunicorn": "-m gunicorn tests.integration.apps.flask_app:app --no-control-socket --workers 2 --bind 127.0.0.1:{port}",
     "uvicorn": "-m uvicorn tests.integration.apps.fastapi_app:app --port {port} --timeout-graceful-shutdown 5",
+    "hypercorn x2": "-m hypercorn tests.integration.apps.fastapi_app:app --workers 2 --bind 127.0.0.1:{port}",
+    "granian x2": "-m granian tests.integration.apps.fastapi_app:app --interface asgi --workers 2 --port {port}",
+    "litestar uvicorn": "-m uvicorn tests.integration.apps.litestar_app:app --port {port}",
+    "litestar granian x2": "-m granian tests.integration.apps.litestar_app:app --interface asgi --workers 2 --port {port}",
+    "django": "-m tests.integration.apps.django_app runserver --noreload {port}",
+    "django gunicorn": "-m gunicorn tests.integration.apps.django_app --no-control-socket --workers 2 --bind 127.0.0.1:{port}",
+    "django uvicorn": "-m uvicorn tests.integration.apps.django_app:asgi --port {port}",
+    "django uvicorn x2": "-m uvicorn tests.integration.apps.django_app:asgi --workers 2 --port {port}",
+    "django hypercorn x2": "-m hypercorn tests.integration.apps.django_app:asgi --workers 2 --bind 127.0.0.1:{port}",
+    "django granian x2": "-m granian tests.integration.apps.django_app:asgi --interface asgi --workers 2 --port {port}",
+    "django granian wsgi x2": "-m granian tests.integration.apps.django_app:application --interface wsgi --workers 2 --port {port}",
 }
+UVICORN_RELOADING = "-m uvicorn tests.integration.apps.fastapi_app:app --port {port} --reload --reload-dir {room}"
+DJANGO_RELOADING = "-m tests.integration.apps.django_app runserver {port}"
+IN_SOAK = {"litestar granian x2", "django uvicorn", "django hypercorn x2", "django granian x2", "django granian wsgi x2"}
+"""Every framework and every server is in CI, not every combination."""
+AT_ONCE = 3
+"""They mostly wait: as many stories are told at a time; each test looks at its own."""
 
 
 class Served:
@@ -34,10 +53,18 @@ class Served:
 
     def __init__(self, room: Path, server: str, **env: str) -> None:
         self.port, self._log = free_port(), room / "log"
-        own = {"MESH_STATE_DIR": str(room), "MESH_SERVICE": "shop", "MESH_TTL": "60", "MESH_DRAIN_TIMEOUT": "5", **env}
+        command = SERVERS.get(server, server)
+        own = {
+            "SERVES": command,
+            "MESH_STATE_DIR": str(room),
+            "MESH_SERVICE": "shop",
+            "MESH_TTL": "60",
+            "MESH_DRAIN_TIMEOUT": "5",
+            **env,
+        }
         with self._log.open("wb") as log:
-            command = [sys.executable, *SERVERS[server].format(port=self.port).split()]
-            self.process = subprocess.Popen(command, env={**os.environ, **own}, cwd=TOP, stdout=log, stderr=log)
+            words = [sys.executable, *command.format(port=self.port, room=room).split()]
+            self.process = subprocess.Popen(words, env={**os.environ, **own}, cwd=TOP, stdout=log, stderr=log)
         self._mesh = Mesh(Settings(state_dir=str(room), registry=env.get("MESH_REGISTRY", "local://")))
 
     def listed(self) -> list[Instance]:
@@ -81,10 +108,42 @@ def served(room: Path, request: pytest.FixtureRequest) -> Iterator[Served]:
     served.close()
 
 
-@pytest.mark.parametrize("served", [(server, {}) for server in SERVERS], indirect=True, ids=SERVERS)
-def test_registered_ready_draining_gone(served: Served) -> None:
+@pytest.fixture(scope="module")
+def stories(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], Future[None]]]:
+    chosen = [item.callspec.params["server"] for item in request.session.items
+              if isinstance(item, pytest.Function) and item.module is request.module and "stories" in item.fixturenames]  # fmt: skip
+    rooms = {server: tmp_path_factory.mktemp("room") for server in chosen}
+    with ThreadPoolExecutor(AT_ONCE) as executor:
+        running = {server: executor.submit(story, server, room) for server, room in rooms.items()}
+        yield lambda server: running[server]
+        for each in running.values():
+            each.cancel()
+
+
+@pytest.mark.parametrize(
+    "server", [pytest.param(each, id=each, marks=pytest.mark.soak if each in IN_SOAK else ()) for each in SERVERS]
+)
+def test_registered_ready_draining_gone(server: str, stories: Callable[[str], Future[None]]) -> None:
+    stories(server).result()
+
+
+def story(server: str, room: Path) -> None:
+    """Of a server's life."""
+    room.chmod(0o700)
+    with closing(Served(room, server)) as served:
+        live(served, workers=2 if "--workers 2" in SERVERS[server] else 1)
+
+
+def live(served: Served, *, workers: int) -> None:
+    """It is registered where it listens, calls, is drained, and gone."""
     served.await_registered()
+    pids: set[bytes] = set()  # Granian's workers are deaf to a signal that comes before they serve
+    eventually(lambda: pids.add(served.get("/pid")[1]) or len(pids - {b""}) == workers, within=30, what=served.log)
     eventually(lambda: served.get("/readyz")[0] == 200, what=served.log)
+    status, answer = served.get("/call")
+    assert (status, answer.isdigit()) == (200, True), f"{answer!r} {served.log()}"
     # Of two workers one may not have registered yet, and would have nothing to drain.
     eventually(lambda: b"draining" in served.get("/drain")[1], what=served.log)
     eventually(lambda: [each.status.value for each in served.listed()] == ["draining"], what=served.log)
@@ -94,6 +153,40 @@ def test_registered_ready_draining_gone(served: Served) -> None:
     served.process.send_signal(signal.SIGTERM)
     eventually(lambda: served.listed() == [], within=20, what=served.log)
     assert served.process.wait(20) in (0, -signal.SIGTERM), served.log()
+
+
+def test_the_reloader_of_django_registers_its_child_only(room: Path) -> None:
+    with closing(Served(room, DJANGO_RELOADING)) as served:
+        served.await_registered()
+        child = int(served.get("/pid")[1])
+        assert child != served.process.pid
+        # Whoever keeps the entry holds the first lock of the file that siblings share.
+        assert holders(room) == [child]
+        os.kill(child, signal.SIGINT)  # as a terminal would, to both
+        eventually(lambda: served.listed() == [], within=20, what=served.log)
+
+
+def test_the_reloader_of_uvicorn(room: Path) -> None:
+    """What is restarted is registered once, and gone in the end."""
+    (room / "changed.py").write_text("")
+    with closing(Served(room, UVICORN_RELOADING)) as served:
+        served.await_registered()
+        eventually(lambda: served.get("/pid")[0] == 200, what=served.log)
+        before = int(served.get("/pid")[1])
+        (room / "changed.py").write_text("again = True\n")
+        os.utime(room / "changed.py", (1.0, time.time() + 10.0))
+        eventually(lambda: served.get("/pid")[1] not in (b"", b"%d" % before), within=30, what=served.log)
+        eventually(lambda: before not in holders(room) != [], what=served.log)
+        served.await_registered()
+        served.process.send_signal(signal.SIGTERM)
+        eventually(lambda: served.listed() == [], within=20, what=served.log)
+
+
+def holders(room: Path) -> list[int]:
+    """The processes with a lock on the files of siblings."""
+    files = {str(path.stat().st_ino) for path in (room / "siblings").glob("shop-*")}
+    lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    return sorted({int(fields[4]) for fields in lines if fields[1] == "POSIX" and fields[5].rpartition(":")[2] in files})
 
 
 @pytest.mark.parametrize("served", [("werkzeug", {})], indirect=True, ids=["werkzeug"])

@@ -505,6 +505,52 @@ def test_registrations_are_closed_at_exit_until_they_are_closed(mesh: Mesh, monk
     assert handlers == []
 
 
+@pytest.mark.parametrize(("how", "waits"), [({}, 2), ({"serving": False}, 1), ({"drain": False}, 0)])
+def test_whom_leaving_waits_for(mesh: Mesh, settings: Settings, pauses: list[float], monkeypatch: pytest.MonkeyPatch, how: Any,
+                                waits: int) -> None:  # fmt: skip
+    """Consumers, and requests in flight; or those only; or nobody."""
+    drains: list[float] = []
+    monkeypatch.setattr(mesh.in_flight, "wait", lambda timeout: drains.append(timeout) is None)
+    mesh.register().wait(5)
+    mesh.leave(**how)
+    assert listed(settings) == []
+    assert len(pauses) + len(drains) == waits
+
+
+def test_who_comes_second_waits_for_the_first(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is told to end must not, while another thread of it is leaving; but a signal's handler must not wait for
+    what it has interrupted."""
+    registration = mesh.register()
+    registration.wait(5)
+    order: list[str] = []
+
+    def drain(_: float) -> bool:
+        registration.close()  # as a handler would, in this thread
+        second.start()
+        order.append("first")
+        return True
+
+    def again() -> None:
+        registration.close()
+        order.append("second")
+
+    second = threading.Thread(target=again)
+    monkeypatch.setattr(mesh.in_flight, "wait", drain)
+    registration.close()
+    second.join()
+    assert order == ["first", "second"]
+
+
+def test_who_ends_while_it_looks_for_its_port_is_not_registered(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    handlers: list[Any] = []
+    monkeypatch.setattr(atexit, "register", handlers.append)
+    mesh.announce(lambda: ())
+    assert mesh._announcement is not None
+    for handler in handlers:
+        handler()
+    assert mesh._announcement is None
+
+
 def test_statuses(mesh: Mesh, settings: Settings) -> None:
     registration = mesh.register()
     registration.wait(5)

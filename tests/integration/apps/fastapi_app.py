@@ -1,6 +1,8 @@
-"""FastAPI, under an ASGI server."""
+"""FastAPI, under an ASGI server. It calls itself by its name."""
 
 from __future__ import annotations
+
+import os
 
 from fastapi import FastAPI
 
@@ -17,3 +19,16 @@ def drain() -> str:
     for registration in found:
         registration.drain()
     return "draining" if found else "nothing"
+
+
+@app.get("/call")
+async def call() -> int:
+    """Call itself."""
+    async with mesh.ahttp("shop") as http:
+        return int((await http.get("/pid")).content)
+
+
+@app.get("/pid")
+def pid() -> int:
+    """Say who serves."""
+    return os.getpid()

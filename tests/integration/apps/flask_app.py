@@ -1,7 +1,8 @@
-"""Flask, by ``python -m`` (Werkzeug) or under a WSGI server."""
+"""Flask, by ``python -m`` (Werkzeug) or under a WSGI server. It calls itself by its name."""
 
 from __future__ import annotations
 
+import os
 import sys
 
 from flask import Flask
@@ -19,6 +20,19 @@ def drain() -> str:
     for registration in found:
         registration.drain()
     return "draining" if found else "nothing"
+
+
+@app.get("/call")
+def call() -> bytes:
+    """Call itself."""
+    with mesh_of(app).http("shop") as http:
+        return http.get("/pid").content
+
+
+@app.get("/pid")
+def pid() -> str:
+    """Say who serves."""
+    return str(os.getpid())
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,7 +15,7 @@ from flask import Flask, current_app
 from meshlib import ConfigError, Mesh, Settings, bulkhead, get, rate_limit, service_client
 from meshlib.discovery.listening import Listener
 from meshlib.errors import DeadlineExceeded, Refused
-from meshlib_contrib import werkzeug
+from meshlib_contrib import stopping, werkzeug
 from meshlib_contrib.flask import MeshFlask, mesh_of, settings_of
 
 
@@ -239,7 +238,7 @@ class TestServing:
     ) -> None:
         monkeypatch.setenv("FLASK_RUN_FROM_CLI", from_cli)
         monkeypatch.setattr("sys.argv", words)
-        monkeypatch.setattr(werkzeug, "leave_on_sigterm", lambda _: None)
+        monkeypatch.setattr(stopping, "leave_first", lambda _: None)
         with Mesh(Settings(registry=f"memory://{tmp_path}", state_dir=str(tmp_path), service="orders")) as mesh:
             MeshFlask(Flask(__name__), mesh)
             assert (mesh._announcement is not None) is announced
@@ -263,16 +262,3 @@ class TestServing:
         inside = {"__name__": "werkzeug._reloader", "listening": werkzeug.listening}
         with nullcontext() if serves else pytest.raises(LookupError):
             exec("listening()", inside)
-
-    def test_who_handles_sigterm_is_left_alone(self) -> None:
-        def mine(*_: object) -> None: ...
-
-        before = signal.signal(signal.SIGTERM, mine)
-        try:
-            werkzeug.leave_on_sigterm(lambda: None)
-            assert signal.getsignal(signal.SIGTERM) is mine
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            werkzeug.leave_on_sigterm(lambda: None)
-            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
-        finally:
-            signal.signal(signal.SIGTERM, before)

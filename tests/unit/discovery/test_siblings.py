@@ -91,6 +91,18 @@ def test_of_two_that_leave_at_once_one_is_the_last(
     other.ask(file, "close")
 
 
+def test_the_last_knows_what_was_listed_since_it_looked(ours: Siblings, other: Sibling, file: Path) -> None:
+    """Else it would leave what another one had just listed, and handed over."""
+    assert other.ask(file, "look")[0]
+    assert not ours.look().record.listed
+    other.ask(file, "confirm")
+    assert not other.ask(file, "leave")
+    assert not ours.record.listed
+    assert ours.leave()
+    assert ours.record.listed
+    other.ask(file, "close")
+
+
 def test_who_has_left_is_not_drawn_in_again(ours: Siblings, other: Sibling, file: Path) -> None:
     """By a look that a thread was at while another one left."""
     ours.look()

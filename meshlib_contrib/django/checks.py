@@ -45,7 +45,8 @@ def at_start() -> None:
         return
     for message in checks():
         if isinstance(message, Error):
-            raise ConfigError(message.id or "", message.msg, source="settings", example=message.hint or "")
+            raise ConfigError(message.id or "", message.msg, source="settings",
+                              example=(message.hint or "").removeprefix("For example "))  # fmt: skip
         log.warning("%s: %s (%s)", message.id, message.msg, message.hint)
 
 

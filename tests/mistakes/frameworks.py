@@ -6,6 +6,7 @@ from typing import Annotated, Any, Protocol
 
 from fastapi import FastAPI
 from flask import Flask
+from litestar import Litestar
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount
@@ -16,6 +17,7 @@ from meshlib.testing import MemoryMesh
 from meshlib_contrib import starlette
 from meshlib_contrib.fastapi import Client, MeshFastAPI
 from meshlib_contrib.flask import MeshFlask
+from meshlib_contrib.litestar import MeshPlugin
 from tests.mistakes.corpus import raises, warns
 
 
@@ -133,3 +135,12 @@ def policy_above_a_route_of_fastapi() -> None:
         rate_limit("1/h")(app.get("/")(view))
         with TestClient(app) as client:
             client.get("/")
+
+
+# -- Litestar
+
+
+@raises(ConfigError, "MeshPlugin (from code)", "this app has a mesh already", "one per app")
+def two_plugins_in_one_app_of_litestar() -> None:
+    with MemoryMesh() as mesh:
+        Litestar(plugins=[MeshPlugin(mesh), MeshPlugin(mesh)])

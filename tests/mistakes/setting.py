@@ -164,6 +164,13 @@ def fastapi_without_fastapi(monkeypatch: pytest.MonkeyPatch) -> None:
     import_module("meshlib_contrib.fastapi")
 
 
+@raises(MissingExtra, "meshlib_contrib.litestar (from code)", "'litestar', which is not installed", "'meshlib-cloud[litestar]'")
+def litestar_without_litestar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "litestar", None)
+    monkeypatch.delitem(sys.modules, "meshlib_contrib.litestar", raising=False)
+    import_module("meshlib_contrib.litestar")
+
+
 @raises(MissingExtra, "meshlib_contrib.prometheus (from code)", "'prometheus_client'", "'meshlib-cloud[prometheus]'")
 def prometheus_without_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("prometheus_client", "prometheus_client.registry"):

@@ -25,6 +25,16 @@ sys.modules["flask"] = None
 from meshlib_contrib.flask import MeshFlask
 """
 
+DJANGO = """
+import django
+from django.conf import settings
+from django.core.wsgi import get_wsgi_application
+
+settings.configure(SECRET_KEY="secret", ROOT_URLCONF="urls", **{given!r})
+get_wsgi_application()
+"""
+DJANGOS_OWN = {"INSTALLED_APPS": ["meshlib_contrib.django"], "MIDDLEWARE": ["meshlib_contrib.django.MeshMiddleware"]}
+
 
 @pytest.fixture
 def taken() -> Iterator[int]:
@@ -66,3 +76,21 @@ def test_a_registry_that_is_none(tmp_path: Path) -> None:
 def test_an_extra_that_is_not_installed(tmp_path: Path) -> None:
     line = last_line(FLASK, tmp_path)
     assert line.endswith("which is not installed; for example pip install 'meshlib-cloud[flask]'")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"MESH": "memory://"},
+         "meshlib.E001 (from settings): MESH (from settings): is a str, not a dict of settings; for example MESH = "),
+        ({"MESH": {"REGISTRI": "memory://"}},
+         "meshlib.E002 (from settings): REGISTRI (from settings.MESH): is not a setting; for example registry"),
+        ({"MESH": {"POLICIES": "shed"}}, "POLICIES (from settings.MESH): is a str, not a list of policies"),
+        ({"MIDDLEWARE": 2 * DJANGOS_OWN["MIDDLEWARE"]}, "MeshMiddleware stands in MIDDLEWARE more than once"),
+        ({"INSTALLED_APPS": []}, "INSTALLED_APPS (from settings): lacks the app of MeshMiddleware"),
+    ],
+)  # fmt: skip
+def test_a_project_of_django(given: dict[str, object], said: str, tmp_path: Path) -> None:
+    line = last_line(DJANGO.format(given={**DJANGOS_OWN, **given}), tmp_path)
+    assert line.startswith("meshlib.errors.ConfigError: ")
+    assert said in line, line

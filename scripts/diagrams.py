@@ -70,14 +70,15 @@ def call() -> str:
     parts = [
         _heading(150, "a consumer's process"), _heading(510, "a provider's process"), *left, *right,
         arrow(260, 44 + 34 * (len(consumer) - 1) + 13, 398, 57, ""),
-        f"<text x='285' y='{height // 2}' fill='#444'>over the network</text>",
+        f"<text x='272' y='{height - 14}' fill='#444'>over the network</text>",
     ]  # fmt: skip
     return drawing(660, height, parts, "What becomes of a call")
 
 
 def _column(x: int, names: Sequence[str]) -> list[str]:
     return [
-        Box(x, 44 + 34 * place, 220, 26, name, OTHERS if name.startswith("your") else OURS).svg() for place, name in enumerate(names)
+        Box(x, 44 + 34 * place, 220, 26, name, OTHERS if name.startswith("your") else OURS).svg()
+        for place, name in enumerate(names)
     ]
 
 
@@ -107,7 +108,9 @@ def planes() -> str:
 def leaving() -> str:
     """The order in which a provider leaves."""
     steps = ["told to stop", "deregister", "wait until\nconsumers know", "wait for what\nis in flight", "the server\nstops"]
-    parts = [Box(20 + 160 * place, 40, 130, 60, step, OTHERS if place in (0, 4) else OURS).svg() for place, step in enumerate(steps)]
+    parts = [
+        Box(20 + 160 * place, 40, 130, 60, step, OTHERS if place in (0, 4) else OURS).svg() for place, step in enumerate(steps)
+    ]
     parts += [arrow(150 + 160 * place, 70, 178 + 160 * place, 70) for place in range(4)]
     parts += [
         "<line x1='20' y1='130' x2='628' y2='130' stroke='#2b6f68' stroke-width='6'/>",

@@ -43,7 +43,9 @@ WITHIN: Final = 40.0
 """Seconds in which what a page waits for has to happen."""
 LANGUAGES: Final = frozenset({"python", "sh", "text", "yaml", "json", "java", "ini", "properties"})
 
-FENCE = re.compile(r"^(?P<indent> *)```(?P<lang>\w*) *(?P<info>[^\n]*)\n(?P<body>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(
+    r"^(?P<indent> *)```(?P<lang>\w*) *(?P<info>[^\n]*)\n(?P<body>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL
+)
 TITLE = re.compile(r'title="([^"]+)"')
 NAMED = re.compile(r"# (\w+\.py)\n")
 
@@ -72,7 +74,9 @@ def _fence(found: re.Match[str], line: int) -> Fence:
 class Room:
     """Where a page runs. ``env`` is laid over this process's environment; ``exchange`` replaces texts of the page."""
 
-    def __init__(self, directory: Path, *, env: Mapping[str, str] | None = None, exchange: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, directory: Path, *, env: Mapping[str, str] | None = None, exchange: Mapping[str, str] | None = None
+    ) -> None:
         directory.chmod(0o700)
         self.directory = directory
         (directory / ".mesh").mkdir(mode=0o700, exist_ok=True)
@@ -144,7 +148,9 @@ class Room:
         first, *after = re.split(r"^sleep .*\n", "\n".join(filter(here, body.splitlines())) + "\n", flags=re.MULTILINE)
         said = self._shell.run(first, must=True) if first.strip() else ""
         for section in after:
-            assert not re.search(r"&\s*$|\bkill\b", section, re.MULTILINE), "what follows a sleep is repeated: begin a new fence"
+            assert not re.search(r"&\s*$|\bkill\b", section, re.MULTILINE), (
+                "what follows a sleep is repeated: begin a new fence"
+            )
             said = self._until(section, wanted if section is after[-1] else "")
         assert printed(wanted, said), f"it printed:\n{said}"
 
@@ -156,7 +162,9 @@ class Room:
             said, failed = self._shell.try_(section)
             return not failed and printed(wanted, said) or bool(time.sleep(0.2))
 
-        eventually(done, within=WITHIN, what=lambda: f"{section}it failed at {failed!r}, and printed:\n{said}\n{self._shell.log()}")
+        eventually(
+            done, within=WITHIN, what=lambda: f"{section}it failed at {failed!r}, and printed:\n{said}\n{self._shell.log()}"
+        )
         return said
 
 

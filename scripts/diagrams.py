@@ -56,8 +56,8 @@ def drawing(width: int, height: int, parts: Iterable[str], title: str) -> str:
         "<path d='M0 0 L10 5 L0 10 z' fill='#444'/></marker></defs>"
     )
     return (
-        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width} {height}' {FONT} role='img'><title>{escape(title)}</title>"
-        f"{head}<rect width='{width}' height='{height}' rx='10' fill='#fbfbf9'/>{''.join(parts)}</svg>\n"
+        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width} {height}' {FONT} role='img'>"
+        f"<title>{escape(title)}</title>{head}<rect width='{width}' height='{height}' rx='10' fill='#fbfbf9'/>{''.join(parts)}</svg>\n"
     )
 
 

@@ -160,7 +160,7 @@ class Room:
         def done() -> bool:
             nonlocal said, failed
             said, failed = self._shell.try_(section)
-            return not failed and printed(wanted, said) or bool(time.sleep(0.2))
+            return (not failed and printed(wanted, said)) or bool(time.sleep(0.2))
 
         eventually(
             done, within=WITHIN, what=lambda: f"{section}it failed at {failed!r}, and printed:\n{said}\n{self._shell.log()}"

@@ -38,10 +38,10 @@ def run(room: Path, page: str) -> None:
         "```sh\nno-such-program\n```",
         "```sh\nexit 0\n```",  # a reader's terminal would be closed
         "```sh\nsleep 1\nfalse\n```",
-        "```sh\necho tea\n```\n```text title=\"prints\"\nmilk\n```",
-        "```sh\nsleep 1\necho tea\n```\n```text title=\"prints\"\nmilk\n```",
+        '```sh\necho tea\n```\n```text title="prints"\nmilk\n```',
+        '```sh\nsleep 1\necho tea\n```\n```text title="prints"\nmilk\n```',
         "```python\nprint('tea')\n```\n```text title=\"prints\"\nmilk\n```",
-        "```python title=\"test_it.py\"\ndef test_it(): assert False\n```\n```sh\npytest -q test_it.py\n```",
+        '```python title="test_it.py"\ndef test_it(): assert False\n```\n```sh\npytest -q test_it.py\n```',
     ],
 )  # fmt: skip
 def test_what_is_wrong_fails(tmp_path: Path, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,7 +55,7 @@ def test_what_is_wrong_fails(tmp_path: Path, wrong: str, monkeypatch: pytest.Mon
     "right",
     [
         "```python title=\"shop.py\"\nitem = 'tea'\n```\n```python\nfrom shop import item\nprint(item)\n```\n```text title=\"prints\"\nt…a\n```",
-        "```sh\nexport A=tea\n```\n```sh\necho $A\n```\n```text title=\"prints\"\ntea\n```",
+        '```sh\nexport A=tea\n```\n```sh\necho $A\n```\n```text title="prints"\ntea\n```',
         "=== a tab\n\n    ```python\n    assert 1 == 1\n    ```\n",
         "```java\nclass {\n```",
         SERVE,

@@ -45,7 +45,9 @@ class Box:
 
 def arrow(x: int, y: int, to_x: int, to_y: int, text: str = "") -> str:
     """A line with a head, and a word beside its middle."""
-    word = f"<text x='{(x + to_x) // 2 + 8}' y='{(y + to_y) // 2 - 6}' fill='#444'>{escape(text)}</text>" if text else ""
+    beside = ("middle", 0) if y == to_y else ("start", 8)
+    place = f"x='{(x + to_x) // 2 + beside[1]}' y='{(y + to_y) // 2 - 6}' text-anchor='{beside[0]}'"
+    word = f"<text {place} fill='#444'>{escape(text)}</text>" if text else ""
     return f"<line x1='{x}' y1='{y}' x2='{to_x}' y2='{to_y}' stroke='#444' stroke-width='1.5' marker-end='url(#head)'/>{word}"
 
 

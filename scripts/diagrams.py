@@ -59,7 +59,8 @@ def drawing(width: int, height: int, parts: Iterable[str], title: str) -> str:
     )
     return (
         f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width} {height}' {FONT} role='img'>"
-        f"<title>{escape(title)}</title>{head}<rect width='{width}' height='{height}' rx='10' fill='#fbfbf9'/>{''.join(parts)}</svg>\n"
+        f"<title>{escape(title)}</title>{head}<rect width='{width}' height='{height}' rx='10' fill='#fbfbf9'/>"
+        f"{''.join(parts)}</svg>\n"
     )
 
 

@@ -47,7 +47,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (wheel,) = room.glob("*.whl")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(room / "env")], check=True)
     wanted = [re.sub(r"^\.(?=\[|$)", str(wheel), each) for each in installed()]
-    subprocess.run([*pip, "--python", str(room / "env/bin/python"), "install", "--quiet", *wanted], check=True)
+    subprocess.run([*pip, "--python", str(room / "env/bin/python"), "install", "--quiet", "--no-compile", *wanted], check=True)
     return room / "env" / "bin"
 
 

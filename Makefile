@@ -35,6 +35,8 @@ types: $(VENV)/.installed
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m scripts.generate_docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	$(BIN)/python -m scripts.check_site
 
 build: $(VENV)/.installed
 	rm -rf dist build
@@ -56,4 +58,4 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks propagation
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

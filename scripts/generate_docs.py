@@ -6,6 +6,7 @@ from pathlib import Path
 
 from meshlib.cli.reference import reference
 from meshlib.settings import table
+from scripts import diagrams
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -96,9 +97,11 @@ servers; credentials; the right to register |
 
 def pages() -> dict[Path, str]:
     """Every generated page and its content."""
+    drawn = {DOCS / "diagrams" / f"{each.__name__}.svg": each() for each in (diagrams.call, diagrams.planes, diagrams.leaving)}
     return {
         DOCS / "settings.md": SETTINGS.format(table=table()),
         DOCS / "cli.md": COMMANDS.format(commands=reference()),
+        **drawn,
     }
 
 

@@ -1,110 +1,123 @@
-"""The README is executed: its quick start as a newcomer would run it, and every other Python block; so are those of docs."""
+"""The README as it stands: its frameworks in an environment that has what the README says to install and nothing else, against a
+real Consul and a real etcd; everything else here."""
 
 from __future__ import annotations
 
-import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.servers.base import eventually, free_port
+from meshlib import Mesh, Settings
+from tests.servers.consul import ConsulServer
+from tests.servers.etcd import EtcdServer
+from tests.snippets import PRINTS, TOP, Fence, Room, fences
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-POLICIES = (Path(__file__).parents[2] / "docs" / "policies.md").read_text()
-FILES = {block.split("\n", 1)[0].removeprefix("# "): block for block in BLOCKS if block.startswith("# ")}
-
-
-SNIPPETS = [block for block in BLOCKS if not block.startswith("# ")] + re.findall(r"```python\n(.*?)```", POLICIES, re.DOTALL)
-
-
-@pytest.mark.parametrize("block", SNIPPETS)
-def test_snippet_runs(block: str, tmp_path: Path) -> None:
-    (tmp_path / "snippet.py").write_text(block)
-    subprocess.run([sys.executable, "-W", "error", "snippet.py"], cwd=tmp_path, check=True, timeout=30)
+TEXT = (TOP / "README.md").read_text()
+PAGE = fences(TEXT)
+FILES = [fence for fence in PAGE if fence.title.endswith(".py")]
+PROVIDERS = [place for place, fence in enumerate(PAGE) if fence.lang == "sh" and "provider" in fence.body]
+SOURCES = ("meshlib", "meshlib_contrib", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
 
 
-def written(room: Path) -> None:
-    for name, content in FILES.items():
-        (room / name).write_text(content)
+def name_of(place: int) -> str:
+    found = re.search(r"(\w*)_?provider", PAGE[place].body)
+    assert found
+    return found[1].strip("_") or "wsgi"
 
 
-def commands() -> list[list[str]]:
-    """The shell blocks that serve a framework's provider, and call it."""
-    blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-    return [block.splitlines() for block in blocks if "_provider" in block]
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of an environment with a wheel of this checkout, its extras, and what else the README says to install."""
+    room = tmp_path_factory.mktemp("clean")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    (room / "source").mkdir()
+    for name in SOURCES:  # built in the checkout, it would leave things there
+        copy = shutil.copytree if (TOP / name).is_dir() else shutil.copy
+        copy(TOP / name, room / "source" / name)
+    built = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(room), str(room / "source")]
+    subprocess.run([*pip, *built], check=True)
+    (wheel,) = room.glob("*.whl")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(room / "env")], check=True)
+    wanted = [re.sub(r"^\.(?=\[|$)", str(wheel), each) for each in installed()]
+    subprocess.run([*pip, "--python", str(room / "env/bin/python"), "install", "--quiet", "--no-compile", *wanted], check=True)
+    return room / "env" / "bin"
 
 
-@pytest.mark.parametrize("lines", commands(), ids=lambda lines: lines[0].split()[1])
-def test_framework(lines: list[str], tmp_path: Path) -> None:
-    """As it stands there, but for the ports, and for waiting until it is there."""
-    written(tmp_path)
-    ports = {port: str(free_port()) for port in ("5001", "5002")}
-    env = {
-        **os.environ,
-        "MESH_STATE_DIR": str(tmp_path / "state"),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    }
-    *servers, pause, last = [re.sub("500[12]", lambda found: ports[found[0]], line) for line in lines]
-    assert pause.startswith("sleep ")
-    running = [start(line.removesuffix(" &"), tmp_path, env) for line in servers]
-
-    def answered() -> bool:
-        done = subprocess.run(last.split(), cwd=tmp_path, env=env, capture_output=True, text=True, timeout=30, check=False)
-        return "tea" in done.stdout and "7" in done.stdout
-
-    try:
-        eventually(answered, within=30, what=f"{last} shows the order")
-    finally:
-        for each in running:
-            each.terminate()
-            each.wait()
+def installed() -> list[str]:
+    """What the README says to install, in commands and in sentences."""
+    said = re.findall(r"pip install ('?\.(?:\[[\w,]+\])?'?(?: [a-z]+\b)*)(?=[`\n])", TEXT)
+    return list(dict.fromkeys(word for each in said for word in shlex.split(each)))
 
 
-def start(line: str, room: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:
-    own = dict(word.split("=", 1) for word in line.split() if word.startswith("MESH_"))
-    words = [word for word in line.split() if not word.startswith("MESH_")]
-    return subprocess.Popen(words, cwd=room, env={**env, **own}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def test_what_is_installed() -> None:
+    assert {".", ".[consul]", ".[flask]", ".[fastapi]", "uvicorn"} <= set(installed())
 
 
-def test_every_file_of_the_readme_is_run() -> None:
-    ran = "\n".join(line for lines in commands() for line in lines)
-    assert {name for name in FILES if name.removesuffix(".py") not in ran} <= {"provider.py", "consumer.py"}
+@pytest.fixture(scope="module")
+def registries() -> Iterator[dict[str, str]]:
+    with closing(ConsulServer()) as consul, closing(EtcdServer()) as etcd:
+        for server in (consul, etcd):
+            server.launch()
+        for server in (consul, etcd):
+            server.await_ready()
+        yield {"consul": consul.url, "etcd": f"etcd://127.0.0.1:{etcd.port}"}
 
 
-def test_quick_start(tmp_path: Path) -> None:
-    written(tmp_path)
-    env = {**os.environ, "MESH_STATE_DIR": str(tmp_path / "state")}
-    providers = [
-        subprocess.Popen(
-            [sys.executable, "provider.py"],
-            cwd=tmp_path,
-            env={**env, "MESH_SERVICE": "orders", "MESH_PORT": str(free_port())},
-            stderr=subprocess.DEVNULL,
-        )
-        for _ in range(2)
-    ]
+@pytest.mark.parametrize("place", PROVIDERS, ids=name_of)
+def test_framework(place: int, clean: Path, registries: dict[str, str], tmp_path: Path) -> None:
+    """Provider and consumer, started as the README says; in both registries at a time, and at first in none."""
+    cases = {**registries, **({"": ""} if place == PROVIDERS[0] else {})}
+    namespace = f"readme.{name_of(place)}"
 
-    def call() -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "consumer.py"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=30, check=False
-        )
+    def run(case: str) -> None:
+        room = tmp_path / (case or "local")
+        room.mkdir()
+        env = {"PATH": f"{clean}:/usr/local/bin:/usr/bin:/bin", "PYTHONPATH": "", "PYTHONNOUSERSITE": "1"}
+        if case:
+            env |= {"MESH_REGISTRY": cases[case], "MESH_NAMESPACE": namespace}
+        with Room(room, env=env) as made:
+            made.run([*FILES, *PAGE[place : place + 2]], "README.md")
+        assert PAGE[place + 1].title == PRINTS
+        assert not case or listed(cases[case], namespace) == ["orders"]
 
-    try:
-        eventually(lambda: call().stdout == "Order(id=7, item='tea')\n", within=20, what="the consumer prints the order")
-    finally:
-        for provider in providers:
-            provider.kill()
-            provider.wait()
+    at_once(run, list(cases))
 
 
-def test_settings_named_in_the_docs_exist() -> None:
-    from meshlib.settings import env_name, knobs
+def at_once(run: Callable[[str], None], cases: list[str]) -> None:
+    with ThreadPoolExecutor(len(cases)) as executor:
+        for done in [executor.submit(run, case) for case in cases]:
+            done.result()
 
-    known = {env_name(knob.name) for knob in knobs()}
-    pages = [README, *(page.read_text() for page in (Path(__file__).parents[2] / "docs").glob("*.md"))]
-    named = {name for page in pages for name in re.findall(r"MESH_[A-Z]+(?:_[A-Z]+)*", page)}
-    assert named <= known, named - known
+
+def listed(registry: str, namespace: str) -> list[str]:
+    """Nothing has deregistered: who was killed is listed until its lease is over."""
+    with Mesh(Settings(registry=registry, namespace=namespace)) as mesh:
+        return mesh.services()
+
+
+def test_the_clean_environment_has_nothing_else(clean: Path) -> None:
+    code = "import meshlib, importlib.util as u; print(meshlib.__file__, u.find_spec('pytest'), u.find_spec('tests'))"
+    said = subprocess.run([clean / "python", "-c", code], cwd=clean, capture_output=True, text=True, check=True).stdout
+    assert said.split()[1:] == ["None", "None"]
+    assert str(clean.parent) in said
+
+
+def test_everything_else(tmp_path: Path) -> None:
+    elsewhere = {*PROVIDERS, *(place + 1 for place in PROVIDERS)}
+    rest: list[Fence] = [fence for place, fence in enumerate(PAGE) if place not in elsewhere and fence not in FILES]
+    assert sum(fence.lang == "python" for fence in rest) >= 2
+    with Room(tmp_path) as room:
+        room.run(rest, "README.md")
+
+
+def test_every_file_is_run() -> None:
+    ran = "\n".join(PAGE[place].body for place in PROVIDERS)
+    assert [each.title for each in FILES if each.title.removesuffix(".py") not in ran] == []

@@ -12,7 +12,7 @@ import meshlib.testing.memory  # noqa: F401 - what is imported already, the runs
 pytest_plugins = ["pytester"]
 
 PAGE = (Path(__file__).parents[3] / "docs" / "testing.md").read_text()
-(CLIENT,) = re.findall(r"```python client\n(.*?)```", PAGE, re.DOTALL)
+(CLIENT,) = re.findall(r"```python title=\"shop.py\"\n(.*?)```", PAGE, re.DOTALL)
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 

@@ -34,11 +34,11 @@ from meshlib import (
     rate_limit,
     service_client,
 )  # fmt: skip
-from meshlib import mesh as module
 from meshlib.backends import memory
 from meshlib.discovery.follow import Follower
 from meshlib.discovery.view import View
 from meshlib.flow import Wait
+from meshlib.mesh import consuming as module
 from meshlib.model import Instance, Status
 
 
@@ -61,7 +61,7 @@ def settings(tmp_path: Path) -> Settings:
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Instead of sleeping, note for how long."""
     noted: list[float] = []
-    monkeypatch.setattr(module.time, "sleep", noted.append)
+    monkeypatch.setattr(time, "sleep", noted.append)
     return noted
 
 
@@ -335,7 +335,7 @@ def test_listening_where_it_cannot(
     number: int, port: int | None, kind: type, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sockets = Sockets(OSError(number, os.strerror(number) if number > 0 else "Name or service not known"))
-    monkeypatch.setattr(module.socket, "socket", sockets)
+    monkeypatch.setattr(socket, "socket", sockets)
     settings = Settings.load(environ={"MESH_PORT": "80", "MESH_REGISTRY": "memory://"})
     object.__setattr__(settings, "host", "127.0.0.1")
     with pytest.raises(kind, match=said) as caught:
@@ -380,7 +380,7 @@ def recorded(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> tuple[Mesh,
     mesh = Mesh(settings)
     mesh._backend = memory.Backend(Recorder(memory.store(settings.registry.path), noted), None)
     in_flight = mesh.in_flight
-    monkeypatch.setattr(module.time, "sleep", lambda seconds: noted.append(f"wait {seconds:g} draining={in_flight.draining}"))
+    monkeypatch.setattr(time, "sleep", lambda seconds: noted.append(f"wait {seconds:g} draining={in_flight.draining}"))
     monkeypatch.setattr(in_flight, "wait", lambda seconds: noted.append(f"drain {seconds:g}") or True)
     return mesh, noted
 
@@ -412,7 +412,7 @@ def test_nobody_is_waited_for_where_nobody_was_told(settings: Settings, monkeypa
     mesh, noted = recorded(settings, monkeypatch)
 
     async def unreachable() -> Any:
-        raise module.ConfigError("x", "y")
+        raise ConfigError("x", "y")
 
     monkeypatch.setattr(mesh, "_registry", unreachable)
     registration = mesh.register()
@@ -454,12 +454,12 @@ def test_in_a_child_process_closing_does_nothing(
     registration = mesh.register()
     registration.wait(5)
     real = os.getpid()
-    monkeypatch.setattr(module.os, "getpid", lambda: real + 1)
+    monkeypatch.setattr(os, "getpid", lambda: real + 1)
     registration.close()
     registration.drain()
     assert "its child cannot set it to draining" in caplog.records[-1].getMessage()
     assert not registration.registrar
-    monkeypatch.setattr(module.os, "getpid", lambda: real)
+    monkeypatch.setattr(os, "getpid", lambda: real)
     assert registration.registrar
     assert len(listed(settings)) == 1
     assert not mesh.in_flight.draining

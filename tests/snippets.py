@@ -39,7 +39,7 @@ TOP: Final = Path(__file__).parents[1]
 PORTS: Final = ("5001", "5002", "5003", "8081", "8082", "8083")
 """Those on which the providers and consumers of pages listen."""
 PRINTS: Final = "prints"
-WITHIN: Final = 40.0
+WITHIN: Final = 60.0
 """Seconds in which what a page waits for has to happen."""
 LANGUAGES: Final = frozenset({"python", "sh", "text", "yaml", "json", "java", "ini", "properties"})
 

@@ -64,14 +64,15 @@ class Report:
 
 
 class Process:
-    """One child with a conversation over its standard streams; what it logs goes to a file."""
+    """One child with a conversation over its standard streams; what it logs goes to a file, as does all of one that is not
+    ``spoken`` to: a server stops when it writes of each request to a pipe that nobody reads."""
 
-    def __init__(self, module: str, *arguments: str, env: dict[str, str], log: Path) -> None:
+    def __init__(self, module: str, *arguments: str, env: dict[str, str], log: Path, spoken: bool = True) -> None:
         self.module, self.log = module, log
         with log.open("ab") as sink:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", module, *arguments], env=env, cwd=TOP, text=True,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sink,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE if spoken else sink, stderr=sink,
             )  # fmt: skip
 
     def line(self) -> str:
@@ -100,8 +101,8 @@ class Process:
     def close(self) -> None:
         """End it, gently where it is a consumer."""
         for stream in (self.process.stdin, self.process.stdout):
-            assert stream is not None
-            stream.close()
+            if stream is not None:
+                stream.close()
         self.process.kill()
         self.process.wait()
 

@@ -40,7 +40,8 @@ class Server(Process):
 
     def __init__(self, kind: str, port: int, *, env: dict[str, str], log: Path) -> None:
         module, *words = (word.format(port=port) for word in SERVERS[kind])
-        super().__init__(module, *words, env={**env, "MESH_SERVICE": "orders", "MESH_PORT": str(port)}, log=log)
+        env = {**env, "MESH_SERVICE": "orders", "MESH_PORT": str(port)}
+        super().__init__(module, *words, env=env, log=log, spoken=False)
 
 
 @pytest.fixture

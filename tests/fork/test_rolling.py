@@ -98,5 +98,5 @@ def test_a_rolling_restart_fails_no_call(registry: LocalFile, stage: Stage, kind
         seen = consumer.ask()
         print(f"{kind}, {restarts} restarts in {took:.0f} s, {name}: {seen.calls} calls, {len(seen.attempts)} attempts failed, "
               f"{len(seen.failed)} calls failed")  # fmt: skip
-        assert seen.calls > took * 60, "it was called all the time"
+        assert seen.calls > took * 30, "it was called all the time"
         assert not seen.failed

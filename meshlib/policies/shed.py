@@ -8,6 +8,7 @@ from typing import ClassVar, Final
 
 from meshlib import priorities
 from meshlib.errors import ConfigError, Overloaded
+from meshlib.fields import built
 from meshlib.flow import Call, Flow, Layer, Next
 from meshlib.keys import header
 from meshlib.policies.adaptive import adaptive_concurrency, held, refusal, said
@@ -39,8 +40,8 @@ class shed(Policy):  # noqa: N801 - as users write it
     priority: Callable[[Call], str] | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.concurrency, adaptive_concurrency):
-            raise _wrong("concurrency", f"{self.concurrency!r:.40} is no adaptive_concurrency", "adaptive_concurrency(most=50)")
+        limit = built(adaptive_concurrency, self.concurrency, "shed(concurrency=)", example="adaptive_concurrency(most=50)")
+        object.__setattr__(self, "concurrency", limit)  # a document has its fields
         for name in ("normal", "sheddable"):
             value = getattr(self, name)
             if not (isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= 1):

@@ -23,6 +23,7 @@ from meshlib.balance.layer import Balance
 from meshlib.client.stack import in_order
 from meshlib.flow import Call, Close, Flow, Next, Send, Sleep, Wait, arun, compose, run
 from meshlib.policies import bulkhead, cache, fallback, hedge, inject_fault, rate_limit, retry, timeout
+from meshlib.policies.adaptive import AdaptiveConcurrency, adaptive_concurrency
 from meshlib.policies.base import Policy, Site
 from meshlib.policies.breaker_states import Probe
 from meshlib.policies.bulkhead import Bulkhead
@@ -30,6 +31,7 @@ from meshlib.policies.cache import Cache
 from meshlib.policies.circuit_breaker import CircuitBreaker
 from meshlib.policies.failover import Failover
 from meshlib.policies.rate_limit import Limit
+from meshlib.policies.shed import Shed, shed
 from meshlib.testing import FakeClock, VirtualLoop
 from tests.unit.flows import Answer, AsyncScript, FakeSource, Script, call_to, fleet, idle, in_turn
 
@@ -58,10 +60,16 @@ PARTS: dict[str, Made] = {
         failure_rate=0.3, slow=chance.choice([None, unit]), window=10 * unit, minimum=2, open_for=unit / 2,
         probes=chance.randint(1, 2), probe_for=1000.0, calls=chance.choice([None, 5]),
     ),
+    "adaptive_concurrency": lambda chance, unit: limit_of(chance),
+    "shed": lambda chance, unit: shed(concurrency=limit_of(chance), sheddable=0.5, priority=lambda _: chance.choice(["normal", "sheddable"])),
     "inject_fault": lambda chance, unit: inject_fault(
         delay=unit / 2, abort=chance.choice([None, 503, "ConnectFailed", ZeroDivisionError]), percent=chance.choice([20, 60])
     ),
 }  # fmt: skip
+
+
+def limit_of(chance: random.Random) -> adaptive_concurrency:
+    return adaptive_concurrency(initial=chance.randint(1, 3), most=3, late=chance.random() < 0.5)
 
 
 def stack_of(chance: random.Random, unit: float, without: frozenset[str] = frozenset()) -> list[Policy]:
@@ -73,23 +81,20 @@ def stack_of(chance: random.Random, unit: float, without: frozenset[str] = froze
 
 def left_behind(layers: list[Any]) -> list[str]:
     """What is not as it was in the beginning."""
-    found = []
-    for layer in layers:
-        if isinstance(layer, Bulkhead):
-            state = layer.explain(call_to())
-            if (state.free, state.waiting) != (state.limit, 0):
-                found.append(f"bulkhead: {state}")
-        elif isinstance(layer, Limit):
-            if layer._gate.waiting:
-                found.append(f"rate_limit: {layer._gate.waiting} waiting")
-        elif isinstance(layer, Cache):
-            if len(layer.flights):
-                found.append(f"cache: {len(layer.flights)} fetches")
-        elif isinstance(layer, CircuitBreaker):
-            probes = getattr(layer.breaker.phase, "_under_way", ())
-            if probes:
-                found.append(f"circuit_breaker: {len(probes)} probes")
-    return found
+    return [f"{type(layer).__name__}: {left} left" for layer in layers if (left := _left(layer))]
+
+
+def _left(layer: Any) -> int:
+    if isinstance(layer, Bulkhead):
+        state = layer.explain(call_to())
+        return state.limit - state.free + state.waiting
+    if isinstance(layer, Limit):
+        return layer._gate.waiting
+    if isinstance(layer, Cache):
+        return len(layer.flights)
+    if isinstance(layer, (AdaptiveConcurrency, Shed)):
+        return len(layer.limiter)
+    return len(getattr(layer.breaker.phase, "_under_way", ())) if isinstance(layer, CircuitBreaker) else 0
 
 
 def collected(problems: Callable[[], list[str]]) -> list[str]:
@@ -517,19 +522,19 @@ def hoarding(self: Cache, key: Any, flight: Any, call: Call, proceed: Next) -> F
 @pytest.mark.parametrize("scenario", [in_tasks, by_hand])
 def test_the_negative_control_a_bulkhead_that_forgets(scenario: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Bulkhead, "__call__", forgetful)
-    assert any("bulkhead" in each for seed in range(60) for each in scenario(seed))
+    assert any("Bulkhead" in each for seed in range(60) for each in scenario(seed))
 
 
 @pytest.mark.parametrize("scenario", [in_tasks, by_hand])
 def test_the_negative_control_a_cache_that_is_fetched_for_ever(scenario: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Cache, "_lead", hoarding)
-    assert any("cache" in each for seed in range(60) for each in scenario(seed))
+    assert any("Cache" in each for seed in range(60) for each in scenario(seed))
 
 
 @pytest.mark.parametrize("scenario", [in_tasks, by_hand])
 def test_the_negative_control_a_probe_that_is_not_given_back(scenario: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Probe, "nothing", lambda _self: None)
-    assert any("circuit_breaker" in each for seed in range(150) for each in scenario(seed))
+    assert any("CircuitBreaker" in each for seed in range(150) for each in scenario(seed))
 
 
 def test_all_kinds_are_met() -> None:

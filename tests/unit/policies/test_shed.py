@@ -127,7 +127,7 @@ class TestHopeless:
     [
         ({"normal": 0}, "shed(normal=) (from code): 0 is not a share from 0 to 1"),
         ({"sheddable": 1.0}, "1 is more than normal=0.9"),
-        ({"concurrency": 7}, "7 is no adaptive_concurrency"),
+        ({"concurrency": 7}, "7 is neither"),
         ({"priority": "critical"}, "'critical' is not a function of a call"),
     ],
 )

@@ -98,18 +98,22 @@ def _threads() -> list[Row]:
     with Mesh(Settings(registry="memory://benchmark-limiter"), transport=lambda _: mock) as mesh:
         mesh.snapshot("orders")
         policies = [rate_limit("1000000/s"), bulkhead(100)]
-        clients = {"8 threads: mesh.http()": mesh.http("orders"), "the same, limited": mesh.http("orders", policies=policies)}
+        clients = {
+            "8 threads: bare httpx2 client": httpx2.Client(transport=mock, base_url="http://orders", trust_env=False),
+            "8 threads: mesh.http()": mesh.http("orders"),
+            "8 threads: mesh.http() with both": mesh.http("orders", policies=policies),
+        }  # fmt: skip
         times: dict[str, list[float]] = {name: [] for name in clients}
         for number in range(THREAD_ROUNDS + 1):
             for name, client in clients.items():
                 spent = _together(client)
                 if number:  # the first round warms up
                     times[name].append(spent / (THREADS * THREAD_CALLS) * 1e6)
-    bare, limited = times.values()
+    bare, *ours = times.items()
     return [
-        Row("8 threads: mesh.http()", statistics.median(bare), "us"),
-        Row("8 threads: the same with both", statistics.median(limited), "us", ratio(limited, bare), BAR_THREADS),
-    ]  # fmt: skip
+        Row(bare[0], statistics.median(bare[1]), "us"),
+        *(Row(name, statistics.median(spent), "us", ratio(spent, bare[1]), BAR_THREADS) for name, spent in ours),
+    ]
 
 
 def _together(client: httpx2.Client) -> float:

@@ -46,7 +46,7 @@ wheel-check: build
 	@sh scripts/check-wheel
 
 soak: $(VENV)/.installed servers
-	MESHLIB_SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -m soak -s tests/faults tests/fork tests/model
+	MESHLIB_SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -m soak -s tests/faults tests/fork tests/integration tests/model
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks call
@@ -56,6 +56,10 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks memory
 	$(BIN)/python -m benchmarks update
 	$(BIN)/python -m benchmarks propagation
+	$(BIN)/python -m benchmarks limiter
+	$(BIN)/python -m benchmarks breaker
+	$(BIN)/python -m benchmarks govern
+	$(BIN)/python -m benchmarks policies
 
 clean:
 	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -31,6 +31,18 @@ LOCK_TIMEOUT: Final = 2.0
 """Seconds a writer waits for another one."""
 
 
+def file_of(directory: Path, service: ServiceUrl, nothing: str) -> Path:
+    """The file of ``service`` below ``directory``. Raises :class:`StoreError`, which says that it has ``nothing``, for what is
+    no name of one: nothing but the labels of a name, and dots, may get into a path."""
+    try:
+        safe = ServiceUrl.parse(str(service.name)) == service.name
+    except ConfigError:
+        safe = False
+    if not safe:
+        raise StoreError(f"{str(service)[:80]!r} is no service name, so it has {nothing}")
+    return directory / f"{service.name}.json"
+
+
 class SnapshotStore:
     """Snapshots below ``directory`` of services of ``registry`` (its URL). Ages are in wall-clock seconds; a snapshot or
     tombstone older than ``max_age`` is not used. Blocking: call it in a worker thread. Safe to use from several at once."""
@@ -75,13 +87,7 @@ class SnapshotStore:
             raise StoreError(f"cannot write the snapshot {path}: {problem}") from problem
 
     def _path(self, service: ServiceUrl) -> Path:
-        try:
-            safe = ServiceUrl.parse(str(service.name)) == service.name
-        except ConfigError:
-            safe = False
-        if not safe:  # nothing but the labels of a name, and dots, may get into a path
-            raise StoreError(f"{str(service)[:80]!r} is no service name, so it has no snapshot")
-        return self.directory / f"{service.name}.json"
+        return file_of(self.directory, service, "no snapshot")
 
     def _read(self, path: Path, service: ServiceUrl) -> Document | None:
         try:

@@ -15,7 +15,8 @@ from typing import Final
 
 import msgspec
 
-from meshlib.errors import ConfigError, StoreError
+from meshlib.discovery.store import file_of
+from meshlib.errors import StoreError
 from meshlib.files import check_directory, locked, make_directory, quarantine, read_private, replace_private
 from meshlib.governance.text import MOST_BYTES
 from meshlib.model import ServiceUrl
@@ -96,13 +97,7 @@ class PolicyStore:
 
     def path(self, service: ServiceUrl) -> Path:
         """The file of ``service``. Raises :class:`StoreError` for what is no name of one."""
-        try:
-            safe = ServiceUrl.parse(str(service.name)) == service.name
-        except ConfigError:
-            safe = False
-        if not safe:  # nothing but the labels of a name, and dots, may get into a path
-            raise StoreError(f"{str(service)[:80]!r} is no service name, so it has no policies on disk")
-        return self._levels[-1] / f"{service.name}.json"
+        return file_of(self._levels[-1], service, "no policies on disk")
 
     def _decoded(self, content: bytes, service: str) -> Kept:
         kept = msgspec.json.decode(content, type=Kept)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +15,7 @@ import pytest
 from meshlib import ConfigError, Mesh, RateLimited, Settings, get, rate_limit, retry, service_client, timeout
 from meshlib.backends import memory
 from meshlib.client.stack import Stack
+from tests.servers.base import eventually
 
 
 @retry(3, base=0.1)
@@ -43,13 +43,6 @@ def mesh(tmp_path: Path) -> Iterator[Mesh]:
     with made(tmp_path, cold_start_grace=20.0) as mesh:
         mesh.register().wait(5)
         yield mesh
-
-
-def eventually(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def version(mesh: Mesh) -> int:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from meshlib.governance.document import read
 from meshlib.policies.base import Policy
 from meshlib.policies.shadow import Shadowed
 from meshlib.server import ProviderStack
+from tests.servers.base import eventually
 from tests.unit.server.serving import ORDERS, asked, scope, stack
 from tests.unit.server.test_asgi import tea
 
@@ -70,13 +70,6 @@ def test_what_cannot_stand_on_a_provider_is_refused_whole(kind: str) -> None:
     assert (stood.effective, book.document) == ((bulkhead(9),), None)
     assert f"{kind} cannot stand on a provider" in book.problem
     assert events.counts() == {("governance.rejected", "orders", ""): 1}
-
-
-def eventually(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def test_served_under_documents(tmp_path: Path) -> None:

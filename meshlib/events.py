@@ -43,7 +43,8 @@ class Events:
     """Counts events, and hands each to its listeners in the thread that caused it. A listener that fails or is slow is
     logged, and harms nobody else."""
 
-    def __init__(self, *, limit: int = SERIES) -> None:
+    def __init__(self, *, limit: int = SERIES, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._counts: Counter[tuple[str, str, str]] = Counter()
         self._listeners: tuple[Listener, ...] = ()
         self._limit = limit
@@ -76,13 +77,13 @@ class Events:
 
     def _tell(self, event: Event) -> None:
         for listener in self._listeners:
-            start = time.monotonic()
+            start = self._clock()
             try:
                 listener(event)
             except Exception:  # somebody else's code
                 log.exception("a listener failed at %s", event.kind)
-            if time.monotonic() - start > SLOW:
-                log.warning("the listener %r took %.1f s for %s", listener, time.monotonic() - start, event.kind)
+            if (took := self._clock() - start) > SLOW:
+                log.warning("the listener %r took %.1f s for %s", listener, took, event.kind)
 
     def counts(self) -> dict[tuple[str, str, str], int]:
         """How often each happened: ``(kind, service, method)`` → times."""

@@ -123,7 +123,7 @@ def test_processes_that_are_killed_all_the_time(host: Host) -> None:
     """Of eight, one after the other is killed at any moment and another one begins."""
     processes = host.hammer(60.0)
     end, killed = time.monotonic() + 3.2, 0
-    while time.monotonic() < end:
+    while killed < 3 or time.monotonic() < end:
         processes.pop(0).send_signal(signal.SIGKILL)
         killed += 1
         processes.append(host.start("hammer", 60.0))
@@ -133,7 +133,6 @@ def test_processes_that_are_killed_all_the_time(host: Host) -> None:
         process.kill()
         process.wait(60)
     times = host.admitted()
-    assert killed >= 3
     assert most(times) <= RATE.count
     whole_windows = int((times[-1] - times[0]) / RATE.seconds)
     assert whole_windows >= 1

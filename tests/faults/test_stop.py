@@ -50,7 +50,8 @@ def test_a_provider_that_stops_fails_no_call(stage: Stage, example: str) -> None
 
 
 def test_a_provider_that_just_ends_fails_calls(stage: Stage) -> None:
-    assert sum(len(seen.failed) for seen in left(stage, stage.provider("--abrupt"))) > 0
+    """Those that were with it in that moment; it may have had none, so another one ends, and another one."""
+    assert any(seen.failed for _ in range(8) for seen in left(stage, stage.provider("--abrupt")))
 
 
 def test_a_wsgi_app_answers_what_still_comes_while_it_drains() -> None:

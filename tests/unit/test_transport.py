@@ -186,17 +186,16 @@ class TestBodies:
             shell(world, get(method="POST"))
         assert world.idle()
 
-    def test_a_body_that_trickles_beyond_the_deadline(self, shell: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_body_that_trickles_beyond_the_deadline(self, shell: Play) -> None:
         start = time.monotonic()
         now = itertools.count(start + 1.0)
-        monkeypatch.setattr(transport.time, "monotonic", lambda: next(now))
         body, requests = Dropping(*[b"."] * 50), list[httpx2.Request]()
 
         def handler(request: httpx2.Request) -> httpx2.Response:
             requests.append(request)
             return httpx2.Response(200, stream=body)
 
-        world = World(handler)
+        world = World(handler, clock=lambda: next(now))
         call = get(deadline=start + 10.0, extensions={BUFFER: True, "timeout": {"read": 60.0}})
         with pytest.raises(DeadlineExceeded) as caught:
             shell(world, call)

@@ -13,7 +13,7 @@ from meshlib.model import Instance, ServiceUrl, Snapshot
 from meshlib.mounts import AsyncMeshTransport, MeshTransport
 from meshlib.policies.base import Site
 from meshlib.settings import Settings
-from meshlib.transport import AsyncEngine, Engine
+from meshlib.transport import AsyncEngine, Clock, Engine
 from tests.unit.flows import governed, idle
 
 Handler = Callable[[httpx2.Request], httpx2.Response]
@@ -46,7 +46,7 @@ class Dropping(httpx2.SyncByteStream, httpx2.AsyncByteStream):
 class World:
     """Services ``orders`` and ``stock`` with instances ``a`` and ``b`` each; ``handler`` answers for all of them."""
 
-    def __init__(self, handler: Handler, *, scheme: str = "http", **settings: Any) -> None:
+    def __init__(self, handler: Handler, *, scheme: str = "http", clock: Clock | None = None, **settings: Any) -> None:
         self.fleets: dict[str, Fleet] = {}
         for service, net in (("orders", "10.0.0"), ("stock", "10.0.1")):
             url = ServiceUrl(service)
@@ -54,8 +54,8 @@ class World:
             self.fleets[service] = Fleet(url)
             self.fleets[service].update(Snapshot(url, both))
         made = Settings(registry="memory://unused", **settings)
-        self.engine = Engine(made, lambda _instance: httpx2.MockTransport(handler))
-        self.async_engine = AsyncEngine(made, lambda _instance: httpx2.MockTransport(handler))
+        self.engine = Engine(made, lambda _instance: httpx2.MockTransport(handler), clock)
+        self.async_engine = AsyncEngine(made, lambda _instance: httpx2.MockTransport(handler), clock)
         self.proceed = {name: governed(known) for name, known in self.fleets.items()}
 
     def stack(self, host: str) -> tuple[ServiceUrl, Stack]:

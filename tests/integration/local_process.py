@@ -14,6 +14,7 @@ import sqlite3
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 from meshlib.backends import Backend, local_file, open_backend
@@ -52,11 +53,12 @@ async def beat(backend: Backend, prefix: str, count: str, rounds: str) -> None:
 
 
 async def keep(backend: Backend, name: str) -> None:
-    """Stay registered, as a process does that heartbeats; ends only by a signal."""
+    """Stay registered, as a process does that heartbeats: what fails now is tried again. Ends only by a signal."""
     while True:
-        if not await backend.registry.heartbeat(instance(name), 30):
-            await backend.registry.register(instance(name), 30)
-            say("registered")
+        with suppress(RegistryUnavailable):
+            if not await backend.registry.heartbeat(instance(name), 30):
+                await backend.registry.register(instance(name), 30)
+                say("registered")
         await asyncio.sleep(0.1)
 
 

@@ -39,6 +39,13 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         return (yield)
 
 
+@pytest.fixture(scope="module")
+def beside_others() -> Iterator[None]:
+    """For what goes on between the tests of a module, too: none of those that run alone begins meanwhile."""
+    with _turn(alone=False):
+        yield
+
+
 @contextmanager
 def _turn(*, alone: bool) -> Iterator[None]:
     """By a lock on this file, which all workers have."""

@@ -4,7 +4,7 @@
                                     [--without suspects|ejection|failover|identity …]
 
 It calls at ``rate`` per second in all and answers each line ``report`` on standard input with one line of JSON: what it has
-seen so far. Times are of the monotonic clock, which all processes of a machine share. ``--without`` takes a defence away,
+seen so far. A call may take as long as MESH_TIMEOUT says. Times are of the monotonic clock, which all processes of a machine share. ``--without`` takes a defence away,
 for the negative controls; the ``cacheless`` kind has none: it asks the registry before each call.
 """
 
@@ -45,7 +45,7 @@ class Order:
     served_by: str
 
 
-@service_client(ORDERS, timeout=2.0)
+@service_client(ORDERS)
 class Orders(Protocol):
     @get("/orders/{id}")
     def fetch(self, id: int, delay: int | None = None) -> Order: ...
@@ -177,8 +177,9 @@ def calling(options: argparse.Namespace, mesh: Mesh, record: Record, stop: threa
 
         def call(number: int) -> None:
             try:
-                record.answered(ask(number, delay=delay))
+                order = ask(number, delay=delay)
                 first()
+                record.answered(order)
             except MeshError as error:
                 record.failure(error)
 
@@ -193,8 +194,9 @@ def calling(options: argparse.Namespace, mesh: Mesh, record: Record, stop: threa
 
     async def acall(number: int) -> None:
         try:
-            record.answered(await aask(number, delay=delay))
+            order = await aask(number, delay=delay)
             first()
+            record.answered(order)
         except MeshError as error:
             record.failure(error)
 

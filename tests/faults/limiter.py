@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import struct
 import sys
 import time
@@ -48,7 +49,7 @@ def hammer(gates: HostGates, clock: Clock, seconds: float) -> None:
 def hold(gates: HostGates, seconds: float, *, fork: bool) -> None:
     with gates.find(None)._lock:
         if fork and os.fork() == 0:
-            time.sleep(seconds)
+            select.select([sys.stdin], [], [], seconds)  # or until nobody is at its other end
             os._exit(0)
         print("held", flush=True)
         time.sleep(seconds)

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,9 +19,10 @@ from typing import Self
 
 import pytest
 
-from meshlib import Instance, RegistryUrl, Settings, Status
+from meshlib import Instance, RegistryUrl, ServiceUrl, Settings, Snapshot, Status
 from meshlib.backends import open_backend
-from tests.servers.base import eventually
+from meshlib.discovery.store import SnapshotStore
+from tests.servers.base import eventually, free_port
 
 TOP = Path(__file__).resolve().parents[2]
 
@@ -53,9 +55,9 @@ class Report:
         """Since when the view is live and lists ``instances``, none of them a suspect; None when it does not."""
         return self.timeline[-1][0] if self.view == (True, instances, 0) else None
 
-    def loss_seen(self, gone: float, back: float) -> float | None:
-        """Seconds after ``gone`` at which the view was known not to be live; None when it was not before ``back``."""
-        return next((at - gone for at, live, *_ in self.timeline if gone <= at <= back and not live), None)
+    def loss_seen(self, gone: float) -> float | None:
+        """Seconds after ``gone`` at which the view was known not to be live; None when it has not been since."""
+        return next((at - gone for at, live, *_ in self.timeline if gone <= at and not live), None)
 
     def seen_since(self, when: float) -> list[tuple[float, bool, int, int]]:
         """What the view has been since ``when``, the state at that time included."""
@@ -94,7 +96,7 @@ class Process:
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
 
-    def wait(self, timeout: float = 15.0) -> int:
+    def wait(self, timeout: float = 60.0) -> int:
         """Its exit status."""
         return self.process.wait(timeout)
 
@@ -124,16 +126,22 @@ class Stage:
         return process
 
     def provider(
-        self, *arguments: str, module: str = "tests.faults.provider", port: str = "0", **env: str
+        self, *arguments: str, module: str = "tests.faults.provider", port: str = "", **env: str
     ) -> tuple[str, Process]:
-        """A provider that listens, and its port."""
-        env = {"MESH_SERVICE": "orders", "MESH_HOST": self.host, "MESH_PORT": port, **env}
+        """A provider that listens, and its port: one that it can have again when it has ended."""
+        env = {"MESH_SERVICE": "orders", "MESH_HOST": self.host, "MESH_PORT": port or str(free_port()), **env}
         process = self._start(module, *arguments, **env)
         return process.line().rpartition(" ")[2], process
 
     def consumer(self, *arguments: str, **env: str) -> Process:
         """A consumer that calls from now on."""
         return self._start("tests.faults.consumer", *arguments, **env)
+
+    def remember(self, port: str, directory: Path | None = None) -> None:
+        """Write the snapshot that an earlier process would have left, to ``directory`` or where processes look for it."""
+        store = SnapshotStore(directory or Path(self.env["MESH_STATE_DIR"]), registry=self.env["MESH_REGISTRY"], max_age=3600)
+        orders = ServiceUrl("orders")
+        store.save(Snapshot(orders, (Instance("orders", "orders-1", self.host, int(port)),), confirmed=time.time() - 60))
 
     def logs(self) -> str:
         """The last that each process logged."""
@@ -152,9 +160,10 @@ class Stage:
 
 
 @contextmanager
-def newly_listed(registry: str, host: str = "127.0.0.1") -> Iterator[None]:
-    """Have one more instance listed, which nobody calls: it is in maintenance. A view that shows it is live indeed."""
-    settings = Settings(registry=RegistryUrl.parse(registry))
+def newly_listed(registry: str, host: str = "127.0.0.1") -> Iterator[float]:
+    """Have one more instance listed, which nobody calls: it is in maintenance. A view that shows it is live indeed. Yields the
+    (monotonic) time from which on it could."""
+    settings = Settings(registry=RegistryUrl.parse(registry), registry_timeout=20.0)
     newcomer = Instance("orders", "newcomer", host, 9, status=Status.MAINTENANCE)
 
     async def change(action: str, *more: float) -> None:
@@ -165,11 +174,11 @@ def newly_listed(registry: str, host: str = "127.0.0.1") -> Iterator[None]:
             await backend.close()
 
     asyncio.run(change("register", 60.0))
-    yield
+    yield time.monotonic()
     asyncio.run(change("deregister"))
 
 
-def everybody_served(consumers: Iterable[Process], ports: Iterable[str], *, within: float = 30.0) -> None:
+def everybody_served(consumers: Iterable[Process], ports: Iterable[str], *, within: float = 60.0) -> None:
     """Wait until every instance has answered every consumer."""
     wanted = set(ports)
     for consumer in consumers:

@@ -31,7 +31,7 @@ threading.Thread(target=stay).start()
 inside.wait()
 pid = os.fork()
 if pid == 0:
-    signal.alarm(1 if "control" in sys.argv else 10)
+    signal.alarm(1 if "control" in sys.argv else 30)
     half.enter()[0].good()
     closed.phase.bad(True, False)
     os._exit(0 if (half.state, closed.state) == ("closed", "open") else 1)

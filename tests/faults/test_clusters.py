@@ -48,20 +48,22 @@ class Scene:
 
     def __init__(self, troupe: Troupe, what: str, *lost: Node) -> None:
         troupe.cluster.restart(*(node for node in troupe.cluster.nodes if not node.alive))  # a scene may have failed
-        troupe.await_registered(within=15)
-        troupe.await_live(within=15)
+        troupe.await_registered(within=60)
+        troupe.await_live(within=60)
         self.troupe, self.what, self.lost = troupe, what, lost
         self.lookout = Lookout(troupe.cluster, troupe.ids)
         self.calls = troupe.consumer.ask().calls
         self.began = time.monotonic()
 
     def recovered(self, watched: float = HEARTBEAT + 2 * ALLOWANCE) -> None:
-        """The cluster is whole again at this moment: so is the mesh, in its time, and stays so while it is ``watched``."""
+        """The cluster is whole again at this moment: so is the mesh, in its time, and stays so while it is ``watched``. (Should
+        a busy machine cost the cluster its leader meanwhile, it is whole again when it has another one.)"""
         troupe, back = self.troupe, time.monotonic()
-        live = troupe.await_live(within=15)
-        time.sleep(max(0.0, back + watched - time.monotonic()))
+        live = troupe.await_live(within=60)
+        eventually(lambda: time.monotonic() > self.lookout.heard_since(back) + watched, within=60, what="the cluster is whole")
         self.lookout.close()
-        complete = max([0.0, *(when - back for when in self.lookout.incomplete)])
+        whole = self.lookout.heard_since(back)
+        complete = max([0.0, *(when - whole for when in self.lookout.incomplete)])
         seen, seconds = troupe.consumer.ask(), time.monotonic() - self.began
         calls, failed = seen.calls - self.calls, seen.failed_since(self.began)
         controls = [len(troupe.controls[node].ask().failed_since(self.began)) for node in self.lost]
@@ -78,13 +80,13 @@ class Scene:
 def test_the_leader_is_killed(troupe: Troupe) -> None:
     cluster = troupe.cluster
     leader = cluster.await_leader()
-    assert registered(cluster, "lonely")
-    scene = Scene(troupe, "leader killed", leader)
-    cluster.kill(leader)
-    assert cluster.await_leader() is not leader
-    scene.recovered()
-    eventually(lambda: not registered(cluster, "lonely"), within=20, what="who knows only the lost node is forgotten")
-    assert registered(cluster) == troupe.ids
+    with troupe.lonely(leader):
+        scene = Scene(troupe, "leader killed", leader)
+        cluster.kill(leader)
+        assert cluster.await_leader() is not leader
+        scene.recovered()
+        eventually(lambda: registered(cluster, "lonely") == set(), within=60, what="who knows only the lost node is forgotten")
+        troupe.await_registered(within=60)
     cluster.restart(leader)
 
 
@@ -106,7 +108,7 @@ def test_the_majority_is_lost_and_comes_back(troupe: Troupe) -> None:
     # The consumer's watch was with one of the lost. Opened again with the survivor, it must not pass for live. Consul's may, as
     # long as the survivor is no more than MESH_STALE_MAX behind.
     if isinstance(cluster, EtcdCluster):
-        eventually(lambda: troupe.consumer.ask().view[:1] == (False,), within=5, what="the view is not live without a quorum")
+        eventually(lambda: troupe.consumer.ask().view[:1] == (False,), within=20, what="the view is not live without a quorum")
     cluster.restart(*lost)
     scene.recovered()
 
@@ -183,9 +185,9 @@ def at_random(troupe: Troupe, seconds: float) -> None:
             perform(steps, faults)
             cluster.await_leader()
             back = time.monotonic()
-            troupe.await_registered(within=15)
+            troupe.await_registered(within=60)
             for consumer in (troupe.consumer, guest):
-                troupe.await_live(consumer, within=15)
+                troupe.await_live(consumer, within=60)
             print(f"\n{cluster.name:6} at random: {len(steps)} faults in {seconds:g} s; whole after {time.monotonic() - back:.2f} s; "
                   f"{guest.ask().calls} calls of the guest, {len(guest.ask().attempts)} attempts failed")  # fmt: skip
             assert not troupe.consumer.ask().failed_since(began)

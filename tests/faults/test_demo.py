@@ -11,7 +11,7 @@ from tests.faults.stage import TOP
 
 def demo(**env: str) -> tuple[int, str]:
     done = subprocess.run([sys.executable, "examples/demo.py"], cwd=TOP, env={**os.environ, **env}, text=True,
-                          capture_output=True, timeout=90, check=False)  # fmt: skip
+                          capture_output=True, timeout=300, check=False)  # fmt: skip
     return done.returncode, done.stdout + done.stderr
 
 

@@ -19,6 +19,7 @@ from meshlib.policies.host_gates import HostGates
 from meshlib.policies.rates import Rate
 from tests.faults.limiter import RATE
 from tests.faults.stage import TOP
+from tests.servers.base import eventually
 
 PROCESSES = 8
 
@@ -50,7 +51,7 @@ class Host:
 
     def admitted(self) -> list[float]:
         times = array.array("d")
-        times.frombytes(self.log.read_bytes())
+        times.frombytes(self.log.read_bytes() if self.log.exists() else b"")
         return sorted(times)
 
     def close(self) -> None:
@@ -100,7 +101,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
 def test_eight_processes(host: Host) -> None:
     """How much is used depends on who else uses the machine: where it is busy, another try."""
     shares: list[float] = []
-    while len(shares) < 3 and max(shares, default=0.0) < 0.97:
+    while len(shares) < 8 and max(shares, default=0.0) < 0.97:
         host.log.unlink(missing_ok=True)
         for process in host.hammer(4.6):
             assert process.wait(60) == 0
@@ -114,9 +115,17 @@ def test_eight_processes(host: Host) -> None:
 def test_the_negative_control_without_the_lock(host: Host, lock: str, holds: bool) -> None:
     """Where others come in between looking and taking, it is the lock that keeps the limit."""
     rate = Rate.parse("40/2s")
-    for process in host.hammer(1.0, BREAK=f"pause {lock}", RATE=str(rate)):
-        process.wait(60)
-    assert (most(host.admitted(), rate) <= rate.count) == holds
+
+    def kept() -> bool:
+        host.log.unlink(missing_ok=True)
+        for process in host.hammer(1.0, BREAK=f"pause {lock}", RATE=str(rate)):
+            process.wait(60)
+        times = host.admitted()
+        assert times
+        return most(times, rate) <= rate.count
+
+    # One of them may be so early that nobody else comes in between: the lock is missed at the second or third time, then.
+    assert all(kept() for _ in range(1 if holds else 8)) == holds
 
 
 def test_processes_that_are_killed_all_the_time(host: Host) -> None:
@@ -154,13 +163,13 @@ def passes(host: Host, *, within: float) -> float | None:
 
 @pytest.mark.parametrize("mode", ["hold", "hold-forked"])
 def test_whoever_is_killed_while_it_holds_the_lock_blocks_nobody(host: Host, mode: str) -> None:
-    holder = host.start(mode, 4.0)
+    holder = host.start(mode, 120.0)
     said(holder, "ready")
     said(holder, "held")
     assert passes(host, within=0.5) is None, "the negative control: while it lives, it holds"
     holder.kill()
     holder.wait(60)
-    assert passes(host, within=10.0) is not None
+    assert passes(host, within=60.0) is not None
 
 
 def test_the_negative_control_a_lock_that_a_child_inherits(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +177,7 @@ def test_the_negative_control_a_lock_that_a_child_inherits(host: Host, monkeypat
 
     monkeypatch.setattr("meshlib.policies.shared_window._take", None)
     break_it("inherited")
-    holder = host.start("hold-forked", 4.0, BREAK="inherited")
+    holder = host.start("hold-forked", 120.0, BREAK="inherited")
     said(holder, "ready")
     said(holder, "held")
     holder.kill()
@@ -189,17 +198,19 @@ def test_a_file_that_is_removed_damaged_or_of_another_layout(host: Host) -> None
     host.log.unlink(missing_ok=True)
     for process in processes:
         go(process)
-    time.sleep(0.5)
+    eventually(lambda: len(host.admitted()) > 2 * rate.count, within=60, what="they go on in the new one")
     for process in processes:
         process.kill()
         process.wait(60)
     assert most(host.admitted(), rate) <= rate.count
     for content in (b"", b"meshlim1" * 100, os.urandom(4096)):
         file.write_bytes(content)
-        hammer = host.start("hammer", 0.3)
+        hammer = host.start("hammer", 60.0)
         said(hammer, "ready")
         time.sleep(rate.seconds)  # what a damaged file has said of the past is over
         host.log.unlink(missing_ok=True)
         go(hammer)
-        assert hammer.wait(60) == 0
-        assert rate.count / 2 <= most(host.admitted(), rate) <= rate.count
+        eventually(lambda: most(host.admitted(), rate) >= rate.count / 2, within=60, what="it is let pass")
+        hammer.kill()
+        hammer.wait(60)
+        assert most(host.admitted(), rate) <= rate.count

@@ -8,6 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -85,8 +86,8 @@ cycle()  # what is made once per process
 before = threads(), files()
 for _ in range(20):
     cycle()
-deadline = time.monotonic() + 1.5
-while (threads(), len(files())) > (before[0], len(before[1])) and time.monotonic() < deadline:
+deadline = time.monotonic() + (1.5 if leaky else 60.0)
+while (threads() > before[0] or len(files()) > len(before[1])) and time.monotonic() < deadline:
     time.sleep(0.05)
 print(threads() - before[0], len(files()) - len(before[1]), opened(before[1]))
 assert threads() <= before[0], threading.enumerate()
@@ -97,12 +98,12 @@ assert len(files()) <= len(before[1]), opened(before[1])
 
 def run(program: str, *arguments: str, stage: Stage) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", program, *arguments], cwd=TOP, text=True, capture_output=True,
-                          env={**stage.env, "MESH_SERVICE": "idle"}, timeout=60, check=False)  # fmt: skip
+                          env={**stage.env, "MESH_SERVICE": "idle"}, timeout=300, check=False)  # fmt: skip
 
 
-@pytest.mark.parametrize("registry", ["local:///tmp/meshlib-unused/registry.db", "consul://127.0.0.1:9", "etcd://127.0.0.1:9"])
-def test_nothing_is_started_before_it_is_used(registry: str) -> None:
-    with Stage(registry) as stage:
+@pytest.mark.parametrize("registry", ["local://{room}/registry.db", "consul://127.0.0.1:9", "etcd://127.0.0.1:9"])
+def test_nothing_is_started_before_it_is_used(registry: str, tmp_path: Path) -> None:
+    with Stage(registry.format(room=tmp_path)) as stage:
         for arguments in ((), ("--used",)):  # with the control: a use is seen
             done = run(UNUSED, *arguments, stage=stage)
             assert done.returncode == 0, done.stderr
@@ -121,7 +122,7 @@ def registry(request: pytest.FixtureRequest) -> Iterator[Registry]:
 def test_a_closed_mesh_leaves_nothing_behind(registry: Registry) -> None:
     with Stage(registry.url, host=registry.serve_at) as stage:
         stage.provider()
-        eventually(lambda: registry.listed() == 1, what="the provider is registered")
+        eventually(lambda: registry.listed() == 1, within=60, what="the provider is registered")
         done = run(CYCLES, stage=stage)
         print(done.stdout.strip())
         assert done.returncode == 0, done.stderr + done.stdout

@@ -6,6 +6,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -32,15 +33,17 @@ def stage() -> Iterator[Stage]:
     registry.close()
 
 
-def bereaved(stage: Stage, *options: str, seconds: float = 1.5) -> tuple[Report, Process, str]:
-    """What a consumer with ``options`` has seen ``seconds`` after one of three instances was killed, and its port."""
+def bereaved(stage: Stage, *options: str) -> tuple[Report, Process, str]:
+    """What a consumer with ``options`` has seen when it has noticed that one of three instances was killed, and somewhat later,
+    and its port."""
     providers = dict(stage.provider() for _ in range(3))
     consumer = stage.consumer(*options)
     everybody_served([consumer], providers)
     port, victim = next(iter(providers.items()))
     victim.signal(signal.SIGKILL)
     victim.wait()
-    time.sleep(seconds)
+    eventually(lambda: bool(consumer.ask().attempts), within=60, what="it is noticed")
+    time.sleep(1.5)
     return consumer.ask(), consumer, port
 
 
@@ -58,7 +61,7 @@ def restarted(stage: Stage, consumer: Process, port: str) -> None:
     started = time.monotonic()
     stage.provider(port=port)
     serving = time.monotonic()
-    eventually(lambda: consumer.ask().served[port] > before.served[port], within=5.0, what="the restarted instance is used")
+    eventually(lambda: consumer.ask().served[port] > before.served[port], within=60, what="the restarted instance is used")
     now = time.monotonic()
     print(f"restarted: used {now - started:.2f} s after its start, {now - serving:.2f} s after it listens")
     assert not consumer.ask().failed
@@ -66,16 +69,26 @@ def restarted(stage: Stage, consumer: Process, port: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_ejection_attempts_go_on_failing(stage: Stage, kind: str) -> None:
-    seen, *_ = bereaved(stage, *KINDS[kind], "--without", "ejection", "--picker", "round_robin")
-    print(f"{kind:5} without ejection: {len(seen.attempts)} attempts failed")
-    assert len(seen.attempts) > max(seen.in_flight, 5)
+    _, consumer, _ = bereaved(stage, *KINDS[kind], "--without", "ejection", "--picker", "round_robin")
+
+    def go_on() -> bool:
+        seen = consumer.ask()
+        return len(seen.attempts) > max(seen.in_flight, 5)
+
+    eventually(go_on, within=60, what="more attempts fail than were in flight")
+    print(f"{kind:5} without ejection: {len(consumer.ask().attempts)} attempts failed")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_failover_the_caller_sees_it(stage: Stage, kind: str) -> None:
-    seen, *_ = bereaved(stage, *KINDS[kind], "--without", "failover")
-    print(f"{kind:5} without failover: {len(seen.failed)} calls failed")
-    assert len(seen.failed) == len(seen.attempts) >= 1
+    _, consumer, _ = bereaved(stage, *KINDS[kind], "--without", "failover")
+
+    def all_are_seen() -> bool:
+        seen = consumer.ask()
+        return len(seen.failed) == len(seen.attempts) >= 1
+
+    eventually(all_are_seen, within=60, what="each failed attempt is a failed call")  # noted one after the other
+    print(f"{kind:5} without failover: {len(consumer.ask().failed)} calls failed")
 
 
 TIMEOUT = 2.0
@@ -85,7 +98,7 @@ TIMEOUT = 2.0
 def stopped(stage: Stage, *options: str) -> tuple[Report, float, Process, Process, str]:
     """What a consumer has seen some time after one of three instances was stopped (SIGSTOP): its socket still accepts."""
     providers = dict(stage.provider() for _ in range(3))
-    consumer = stage.consumer(*options)
+    consumer = stage.consumer(*options, MESH_TIMEOUT=str(TIMEOUT))
     everybody_served([consumer], providers)
     port, victim = next(iter(providers.items()))
     victim.signal(signal.SIGSTOP)
@@ -95,25 +108,36 @@ def stopped(stage: Stage, *options: str) -> tuple[Report, float, Process, Proces
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_hung_instance_costs_one_timeout(stage: Stage, kind: str) -> None:
-    seen, when, consumer, victim, port = stopped(stage, *KINDS[kind])
-    print(f"{kind:5}: {len(seen.failed)} calls failed")
-    assert len(seen.failed) <= (1 if kind == "sync" else TASKS), seen.failed
+def test_a_hung_instance_costs_one_timeout(kind: str) -> None:
+    """At most the third time: where the machine itself hangs for so long, it is not the instance."""
+    assert any(costs_one_timeout(kind) for _ in range(3))
+
+
+def costs_one_timeout(kind: str) -> bool:
+    """And when it goes on, it is used again."""
+    with closing(LocalFile()) as registry, Stage(registry.url) as stage:
+        seen, when, consumer, victim, port = stopped(stage, *KINDS[kind])
+        print(f"{kind:5}: {len(seen.failed)} calls failed: {seen.failed}")
+        victim.signal(signal.SIGCONT)
+        before = consumer.ask()
+        took = eventually(lambda: consumer.ask().served[port] > before.served[port] + 5, within=60, what="it is used again")
+        print(f"{kind:5}: used again {took:.2f} s after it went on")
     # Who called it before the first time-out has to wait for its own; nobody begins to afterwards.
-    assert not seen.failed_since(when + 2 * TIMEOUT + 0.5)
-    victim.signal(signal.SIGCONT)
-    before = consumer.ask()
-    took = eventually(lambda: consumer.ask().served[port] > before.served[port] + 5, within=10.0, what="it is used again")
-    print(f"{kind:5}: used again {took:.2f} s after it went on")
+    in_flight, too_late = (1 if kind == "sync" else TASKS), seen.failed_since(when + 2 * TIMEOUT + 0.5)
+    return 0 < len(seen.failed) <= in_flight and not too_late
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_ejection_a_hung_instance_costs_more(stage: Stage, kind: str) -> None:
-    seen, when, *_, victim, _ = stopped(stage, *KINDS[kind], "--without", "ejection", "--picker", "round_robin")
+    _, when, consumer, victim, _ = stopped(stage, *KINDS[kind], "--without", "ejection", "--picker", "round_robin")
+
+    def costs_more() -> bool:
+        seen = consumer.ask()
+        return bool(seen.failed_since(when + TIMEOUT + 0.5)) and len(seen.failed) > (1 if kind == "sync" else TASKS)
+
+    eventually(costs_more, within=60, what="more calls fail than were in flight")
     victim.signal(signal.SIGCONT)
-    print(f"{kind:5} without ejection: {len(seen.failed)} calls failed")
-    assert seen.failed_since(when + TIMEOUT + 0.5)
-    assert len(seen.failed) > (1 if kind == "sync" else TASKS)
+    print(f"{kind:5} without ejection: {len(consumer.ask().failed)} calls failed")
 
 
 @pytest.mark.soak
@@ -124,7 +148,7 @@ def test_instances_that_die_again_and_again_cost_no_call(stage: Stage, kind: str
     while time.monotonic() < deadline:
         _, victim = stage.provider(port=port)
         count = consumer.ask().served[port]
-        eventually(lambda: consumer.ask().served[port] > count + 10, within=5.0, what="it is used")  # noqa: B023
+        eventually(lambda: consumer.ask().served[port] > count + 10, within=60, what="it is used")  # noqa: B023
         victim.signal(signal.SIGKILL)
         victim.wait()
         deaths += 1

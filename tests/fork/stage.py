@@ -126,13 +126,13 @@ class _Server(ThreadingHTTPServer):
 class Stage:
     """Starts ``cell``'s server, with a local registry in a directory of its own in which "stock" is listed as well."""
 
-    def __init__(self, cell: Cell, *, without: str = "", rate: float = 60.0, drain_wait: float = 0.0) -> None:
+    def __init__(self, cell: Cell, *, without: str = "", rate: float = 60.0, drain_wait: float = 0.0, ttl: float = TTL) -> None:
         self.cell, self.port, self.rate, self.without = cell, free_port(), rate, without
         self.room = Path(tempfile.mkdtemp(prefix="meshlib-fork-"))
         self.registry = self.room / "registry.db"
         self.env = {**os.environ, "PYTHONPATH": str(TOP), "PYTHONWARNINGS": "ignore::DeprecationWarning",
                     "MESH_REGISTRY": f"local://{self.registry}", "MESH_STATE_DIR": str(self.room / "state"),
-                    "MESH_SERVICE": "shop", "MESH_PORT": str(self.port), "MESH_TTL": str(TTL),
+                    "MESH_SERVICE": "shop", "MESH_PORT": str(self.port), "MESH_TTL": str(ttl),
                     "MESH_DRAIN_TIMEOUT": "5", "MESH_DRAIN_WAIT": str(drain_wait), "FORK_WITHOUT": without}  # fmt: skip
         self.seen = Seen()
         self.answers: dict[int, list[dict[str, Any]]] = {}
@@ -192,11 +192,11 @@ class Stage:
         alive = """SELECT id, json_extract(document, '$.generation'), json_extract(document, '$.status') FROM instances
                    WHERE service = 'shop' AND expires > ?"""
         with closing(sqlite3.connect(f"file:{self.registry}?mode=ro", uri=True, timeout=5)) as reader:
-            while not self._ending.is_set():
-                listed = tuple(sorted(reader.execute(alive, (time.monotonic(),)).fetchall()))
-                if not self.seen.timeline or self.seen.now != listed:
-                    self.seen.timeline.append((time.monotonic(), listed))
-                time.sleep(SAMPLE)
+            while not self._ending.wait(SAMPLE):
+                with suppress(sqlite3.OperationalError):  # locked, by whoever has to repair it after a death: looked at again
+                    listed = tuple(sorted(reader.execute(alive, (time.monotonic(),)).fetchall()))
+                    if not self.seen.timeline or self.seen.now != listed:
+                        self.seen.timeline.append((time.monotonic(), listed))
 
     def _call(self) -> None:
         while not self._ending.wait(1 / self.rate):
@@ -209,7 +209,7 @@ class Stage:
 
     def ask(self) -> dict[str, Any]:
         """One call on a connection of its own, so that any worker may get it; raises what http.client raises."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         with closing(connection):
             connection.request("GET", "/")
             response = connection.getresponse()
@@ -263,7 +263,7 @@ class Stage:
 
     def up(self) -> float:
         """Wait until it is listed and every worker has answered. Returns the time of the first listing."""
-        eventually(lambda: self._ready(), within=60, what="all workers answer")
+        eventually(lambda: self._ready(), within=120, what="all workers answer")
         return next(at for at, listed in self.seen.timeline if listed)
 
     def _ready(self) -> bool:
@@ -274,11 +274,19 @@ class Stage:
 
     def kill_a_worker(self) -> float:
         """SIGKILL the registrar, if it is a worker, else any. Returns the seconds until there was a registrar again."""
-        victim = self.registrar()
-        if victim not in (workers := self.workers()):
-            victim = workers[0]
-        os.kill(victim, signal.SIGKILL)
-        return eventually(lambda: self.registrar() not in (None, victim), within=20, what="another registrar")
+        victims: list[int] = []
+
+        def killed() -> bool:
+            """None is there while the only one is replaced, and one that is about to end may be gone by now."""
+            registrar, workers = self.registrar(), self.workers()
+            for victim in [registrar] if registrar in workers else workers[:1]:
+                with suppress(ProcessLookupError):
+                    os.kill(victim, signal.SIGKILL)
+                    victims.append(victim)
+            return bool(victims)
+
+        eventually(killed, within=60, what="a worker is killed")
+        return eventually(lambda: self.registrar() not in (None, *victims), within=60, what="another registrar")
 
     def registrars(self) -> int:
         """How many of the living workers say that they keep the entry."""
@@ -289,20 +297,20 @@ class Stage:
         assert self.server is not None
         old = set(self.workers())
         self.server.send_signal(signal.SIGHUP)
-        eventually(lambda: not old & set(self.workers()) and self._ready(), within=60, what="all workers are others")
+        eventually(lambda: not old & set(self.workers()) and self._ready(), within=120, what="all workers are others")
 
     def recycle(self, count: int, *, settle: bool = True) -> None:
         """Wait until ``count`` more workers have taken the place of such as had served enough, or were told to end;
         ``settle``: and all that live have answered."""
         before = len(self.answers)
         if self.cell.limited:
-            eventually(lambda: len(self.answers) >= before + count and (not settle or self._ready()), within=120,
+            eventually(lambda: len(self.answers) >= before + count and (not settle or self._ready()), within=240,
                        what="workers are recycled")  # fmt: skip
             return
         for _ in range(count):
             leaving = self.workers()[0]
             os.kill(leaving, signal.SIGTERM)
-            eventually(lambda one=leaving: one not in self.workers() and self._ready(), within=60, what="a worker is replaced")  # type: ignore[misc]
+            eventually(lambda one=leaving: one not in self.workers() and self._ready(), within=120, what="a worker is replaced")  # type: ignore[misc]
 
     def holding(self, what: str) -> list[int]:
         """How many ``files`` or ``tasks`` (threads) each worker had at its last answer, in the order of their first ones."""
@@ -313,5 +321,5 @@ class Stage:
         assert self.server is not None
         before = time.monotonic()
         self.server.terminate()
-        self.server.wait(30)
+        self.server.wait(60)
         return before

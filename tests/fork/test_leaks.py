@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from tests.fork.stage import Cell, Stage, gunicorn
+from tests.servers.base import eventually
 
 SAMPLE = 5
 """Workers at the beginning and at the end that are compared."""
@@ -20,12 +21,16 @@ IN_SOAK = [
 
 
 def most(stage: Stage) -> tuple[int, int]:
-    """What the master has at most in a second, files and threads: it opens the registry anew after each fork."""
+    """What the master has at most, files and threads, while some workers begin (for a second, if they are quick): it opens the
+    registry anew after each fork."""
     assert stage.server is not None
-    seen = []
-    for _ in range(50):
-        seen.append((stage.files(stage.server.pid), stage.tasks(stage.server.pid)))
-        time.sleep(0.02)
+    seen, workers, end = [], len(stage.answers) + SAMPLE, time.monotonic() + 1.0
+
+    def looked_at() -> bool:
+        seen.append((stage.files(stage.server_pid), stage.tasks(stage.server_pid)))
+        return len(stage.answers) >= workers and time.monotonic() > end
+
+    eventually(looked_at, within=240, what="workers are recycled")
     return max(files for files, _ in seen), max(tasks for _, tasks in seen)
 
 

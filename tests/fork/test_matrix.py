@@ -5,6 +5,7 @@ A story mostly waits, so three of them run at a time; each test looks at its own
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -36,26 +37,29 @@ def story(cell: Cell) -> None:
     with Stage(cell) as stage:
         first = stage.up()
         generation = stage.seen.generation
-        took = stage.kill_a_worker()
-        if cell.workers > 1:  # else a new one has to start first
-            assert took <= HEARTBEAT
+        if cell.workers == 1:  # a new one has to start first
+            stage.kill_a_worker()
+        else:  # the machine may be busy just then: another one, and another one
+            assert any(stage.kill_a_worker() <= HEARTBEAT for _ in range(3))
             assert stage.seen.generation == generation, "a new registrar is no restart"
         stage.hang_up()
         stage.recycle(min(cell.workers, 2))
         if cell.preload:
             assert stage.seen.generations == {generation}, "the master has stayed"
         # Who keeps the entry knows it, and nobody else thinks so. With --preload, the master may be the one, or have come late.
-        eventually(lambda: stage.registrars() == (stage.registrar() in stage.workers()), within=30, what="one registrar")
-        assert (stage.server_pid in stage.lock_holders(1)) is cell.preload
+        eventually(lambda: stage.registrars() == (stage.registrar() in stage.workers()), within=60, what="one registrar")
+        eventually(lambda: (stage.server_pid in stage.lock_holders(1)) is cell.preload, within=10, what="only --preload makes "
+                   "the master one of them")  # fmt: skip
         last = stage.end()
-        # By itself the entry would live for two heartbeats more.
-        eventually(lambda: not stage.seen.now, within=4.0, what="the last one out deregisters")
+        # By itself the entry would live for two heartbeats from then on.
+        left = last + 2 * HEARTBEAT - time.monotonic()
+        eventually(lambda: not stage.seen.now, within=max(4.0, left - 1.0), what="the last one out deregisters")
         assert stage.seen.always_one(first, last)
         assert not stage.failed
 
 
 @pytest.fixture(scope="module")
-def stories(request: pytest.FixtureRequest) -> Iterator[Callable[[Cell], Future[None]]]:
+def stories(request: pytest.FixtureRequest, beside_others: None) -> Iterator[Callable[[Cell], Future[None]]]:
     chosen = [item.callspec.params["cell"] for item in request.session.items
               if isinstance(item, pytest.Function) and item.module is request.module]  # fmt: skip
     with ThreadPoolExecutor(AT_ONCE) as executor:

@@ -73,7 +73,7 @@ def until_served_by(consumers: list[Process], ports: list[int], since: list[dict
         return all(now.get(str(port), 0) > before.get(str(port), 0)
                    for now, before in zip(seen, since, strict=True) for port in ports)  # fmt: skip
 
-    eventually(served, within=30, what=f"both of {ports} answer")
+    eventually(served, within=60, what=f"both of {ports} answer")
 
 
 @pytest.mark.parametrize(("kind", "restarts"), CASES)
@@ -81,7 +81,7 @@ def test_a_rolling_restart_fails_no_call(registry: LocalFile, stage: Stage, kind
     """An instance that deregisters before it stops to serve has callers that may not repeat a call."""
     ports = [free_port(), free_port()]
     running = [start(stage, kind, port) for port in ports]
-    eventually(lambda: registry.listed() == 2, within=30, what="both are registered")
+    eventually(lambda: registry.listed() == 2, within=60, what="both are registered")
     more = ("--post",) if kind in IN_ORDER else ()
     consumers = [stage.consumer(*options, *more) for options in CONSUMERS.values()]
     until_served_by(consumers, ports, [{}, {}])
@@ -89,7 +89,7 @@ def test_a_rolling_restart_fails_no_call(registry: LocalFile, stage: Stage, kind
     for number in range(restarts):
         turn = number % 2
         running[turn].signal(signal.SIGTERM)
-        running[turn].wait(30)
+        running[turn].wait(60)
         before = [consumer.ask().served for consumer in consumers]
         running[turn] = start(stage, kind, ports[turn])
         until_served_by(consumers, ports, before)
@@ -98,5 +98,5 @@ def test_a_rolling_restart_fails_no_call(registry: LocalFile, stage: Stage, kind
         seen = consumer.ask()
         print(f"{kind}, {restarts} restarts in {took:.0f} s, {name}: {seen.calls} calls, {len(seen.attempts)} attempts failed, "
               f"{len(seen.failed)} calls failed")  # fmt: skip
-        assert seen.calls > took * 30, "it was called all the time"
+        assert seen.calls > took * 10, "it was called all the time"
         assert not seen.failed

@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-THREADS = 1.0
-"""Real seconds that a virtual loop gives a thread before it lets time go on."""
+THREADS = 10.0
+"""Real seconds that a virtual loop gives a thread before it lets time go on: many, for a thread may have to wait for its turn on
+a busy machine."""
 
 
 class FakeClock:

@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-THREADS = 1.0
-"""Real seconds that a virtual loop gives a thread before it lets time go on."""
+THREADS = 10.0
+"""Real seconds that a virtual loop gives a thread before it lets time go on: many, for on a busy machine a thread may have to
+wait for its turn."""
 
 
 class FakeClock:

@@ -27,7 +27,7 @@ SETTLE: Final = 8
 POLL: Final = 0.002
 """Real seconds between two looks of a thread that waits for what other threads do."""
 
-PATIENCE: Final = 500
+PATIENCE: Final = 5000
 """Such looks after which :meth:`Timeline.advance` goes on all the same."""
 
 

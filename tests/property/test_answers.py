@@ -176,7 +176,7 @@ class Storm(Script):
     def ask(self) -> None:
         try:
             for number in range(ROUNDS):
-                self.barrier.wait(30)
+                self.barrier.wait(60)
                 path = b"/%d" % number
                 try:
                     assert run(self.proceed, call_to(path), self).read() == path

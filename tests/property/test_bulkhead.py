@@ -127,7 +127,7 @@ class Storm:
     async def tasks(self) -> None:
         tasks = [asyncio.create_task(self.acall()) for _ in range(TASKS)]
         for task in tasks[::2]:
-            await asyncio.sleep(self.chance.random() / 500)
+            await asyncio.sleep(self.chance.choice([0.0, self.chance.random() / 500]))  # else most would have ended
             task.cancel()
         ends = await asyncio.gather(*tasks, return_exceptions=True)
         self.cancelled = sum(isinstance(end, asyncio.CancelledError) for end in ends)

@@ -242,6 +242,11 @@ class Storm:
             with suppress(CircuitOpen, ConnectFailed):
                 await arun(self.proceed, call_to(), AsyncScript(self.script()))
 
+    def lively(self) -> bool:
+        """Whether the circuit has gone through all states, and more than once."""
+        counts = self.events.counts()
+        return all(counts.get((f"circuit_breaker.{what}", "", ""), 0) > 1 for what in ("opened", "closed", "refused"))
+
     async def tasks(self) -> None:
         tasks = [asyncio.create_task(self.task()) for _ in range(TASKS)]
         for task in tasks[::3]:
@@ -263,12 +268,13 @@ class Storm:
 @pytest.mark.parametrize("options", [{}, {"calls": 20}, {"slow": 0.05}])
 def test_a_storm(switching: None, options: dict[str, Any]) -> None:
     storm = Storm(7, **options)
-    storm.blow()
+    for _ in range(20):  # who meets what is down, and when, is chance
+        storm.blow()
+        if storm.lively():
+            break
     assert not storm.problems
-    counts, breaker = storm.events.counts(), storm.layer.breaker
-    assert counts["circuit_breaker.opened", "", ""] > 1
-    assert counts["circuit_breaker.closed", "", ""] > 1
-    assert counts["circuit_breaker.refused", "", ""] > 1
+    assert storm.lively()
+    breaker = storm.layer.breaker
     breaker.close()
     for _ in range(20):
         run(compose([storm.layer]), call_to(), Script(Answer()))
@@ -304,11 +310,11 @@ def test_threads_and_a_half_open_circuit(switching: None, probes: int) -> None:
     class Failing(Script):
         def send(self, call: Call) -> Any:
             inside.append(1)
-            together.wait(10)
+            together.wait(60)
             return Answer(500)
 
     def work(sender: Any) -> None:
-        barrier.wait(10)
+        barrier.wait(60)
         with suppress(CircuitOpen):
             run(proceed, call_to(), sender)
 

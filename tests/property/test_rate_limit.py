@@ -328,14 +328,19 @@ def switching() -> Iterator[None]:
 
 
 def admitted(gate: Any, *, seconds: float, threads: int = 8) -> list[float]:
-    """The times (as the gate itself reads them) at which ``threads`` threads pass that do nothing but ask."""
+    """The times (as the gate itself reads them) at which ``threads`` threads pass that do nothing but ask: for ``seconds``
+    from when all are there."""
     passed: list[list[float]] = [[] for _ in range(threads)]
-    stop = time.monotonic() + seconds
+    together = threading.Barrier(threads)
 
     def hammer(mine: list[float]) -> None:
-        while time.monotonic() < stop:
+        together.wait(60)
+        stop = time.monotonic() + seconds
+        while True:
             if not gate.take():
                 mine.append(0.0)
+            if time.monotonic() >= stop:
+                return
 
     workers = [threading.Thread(target=hammer, args=(mine,)) for mine in passed]
     for worker in workers:
@@ -346,11 +351,11 @@ def admitted(gate: Any, *, seconds: float, threads: int = 8) -> list[float]:
 
 
 class Noted(Ring):
-    """Notes when one passes. With the lock off, others come in between."""
+    """Notes when one passes. With the lock off, others come in between: the more, the longer the ``pause``."""
 
-    def __init__(self, rate: Rate) -> None:
+    def __init__(self, rate: Rate, pause: int = 20) -> None:
         super().__init__(rate)
-        self.log = Log()
+        self.log, self.pause = Log(), pause
 
     def take(self, now: float, ahead: int = 0) -> float:
         wait = self.free_in(now, ahead)
@@ -362,7 +367,7 @@ class Noted(Ring):
 
     def _pause(self) -> None:
         """Room for other threads."""
-        for _ in range(20):
+        for _ in range(self.pause):
             pass
 
 
@@ -386,8 +391,8 @@ class NoLock:
 
 def test_the_negative_control_without_the_lock(switching: None) -> None:
     """Threads that look and then take, without excluding each other, are too many sooner or later."""
-    for _ in range(20):
-        window = Noted(RATE)
+    for attempt in range(20):
+        window = Noted(RATE, pause=20 << min(attempt, 10))
         count = len(admitted(Gate(window, time.monotonic, lambda: NoLock()), seconds=0.3))
         times = sorted(window.log.times)
         if any(late - early < RATE.seconds for early, late in zip(times, times[RATE.count :], strict=False)):

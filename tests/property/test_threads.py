@@ -8,7 +8,6 @@ import itertools
 import random
 import sys
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -48,14 +47,14 @@ class Storm:
         settings = Settings(registry="memory://unused")
         self.engine = Engine(settings, lambda _instance: httpx2.MockTransport(self.answer))
         self.async_engine = AsyncEngine(settings, lambda _instance: httpx2.MockTransport(self.aanswer))
-        self.numbers = itertools.count()
+        self.numbers, self.chance = itertools.count(), random.Random(5)
         self.seen: list[str] = []
         self.problems: list[BaseException] = []
         self.done = threading.Event()
 
     def answer(self, request: httpx2.Request) -> httpx2.Response:
         number = next(self.numbers)
-        if not number % 50:
+        if self.chance.random() < 0.02:  # by lot: tasks in step would meet every fiftieth again and again
             raise httpx2.ConnectError("refused")
         self.seen.append(request.url.host)
         return httpx2.Response(500 if not number % 17 else 200, content=b"x")
@@ -122,31 +121,51 @@ def test_nothing_is_lost_and_nothing_breaks(name: str) -> None:
     assert len(storm.seen) >= THREADS * CALLS + TASKS * (CALLS // 10)
 
 
+class Count(set[object]):
+    """Who is in, and how many that are by a number of its own, which others may change during the ``pause``."""
+
+    value, pause = 0, 10
+
+    def add(self, one: object) -> None:
+        if one not in self:
+            super().add(one)
+            self._change(1)
+
+    def discard(self, one: object) -> None:
+        if one in self:
+            super().discard(one)
+            self._change(-1)
+
+    def _change(self, by: int) -> None:
+        before = self.value
+        for _ in range(self.pause):
+            pass  # the interpreter switches between threads where a loop begins again, not within a statement
+        self.value = before + by
+
+
+def counting(pause: int) -> Storm:
+    """One whose attempts in flight are counted in that way, of a fleet that nobody changes."""
+    storm = Storm(PICKERS["least_request"])
+    for endpoint in storm.fleet._endpoints.values():
+        endpoint.in_flight = count = Count()
+        count.pause = pause
+    storm.change = lambda: None  # type: ignore[method-assign]
+    return storm
+
+
+def miscounted(storm: Storm) -> int:
+    """At how many endpoints, now that nobody calls, the number is not 0."""
+    return sum(endpoint.in_flight.value != 0 for endpoint in storm.fleet._endpoints.values())  # type: ignore[attr-defined]
+
+
 def test_the_storm_would_lose_what_is_not_atomic() -> None:
     """The control: a number that is read, changed and written back, as attempts in flight might have been counted."""
-
-    class Count:
-        value = 0
-
-        def add(self, _: object) -> None:
-            before = self.value
-            self.value = before + 1
-
-        def discard(self, _: object) -> None:
-            before = self.value
-            self.value = before - 1
-
-        def __len__(self) -> int:
-            return max(0, self.value)
-
-    lost = Counter[str]()
-    for _ in range(10):
-        storm = Storm(PICKERS["least_request"])
-        for endpoint in storm.fleet._endpoints.values():
-            endpoint.in_flight = Count()  # type: ignore[assignment]
-        storm.change = lambda: None  # type: ignore[method-assign]
+    storm = counting(pause=10)
+    storm.call()
+    assert miscounted(storm) == 0, "where there is one thread, it counts well"
+    for attempt in range(10):
+        storm = counting(pause=200 << min(attempt, 6))
         storm.blow()
-        lost.update(name for name, endpoint in storm.fleet._endpoints.items() if endpoint.in_flight.value)  # type: ignore[attr-defined]
-        if lost:
+        if miscounted(storm):
             return
     pytest.fail("no count was ever wrong: the threads do not get in each other's way")

@@ -121,7 +121,7 @@ class TestAsgi:
     def test_async_checks_run_where_the_app_runs(self, mesh: Mesh) -> None:
         loops: list[object] = []
 
-        @mesh.management.check("database")
+        @mesh.management.check("database", timeout=60.0)
         async def database() -> None:
             loops.append(asyncio.get_running_loop())
 

@@ -34,7 +34,7 @@ class World:
 
     def ask(self, path: str, method: str = "GET", token: str = "", client: str = "10.1.1.1") -> Answer:
         answer = self.pages.answer(Ask(method, path, f"Bearer {token}" if token else "", client))
-        return answer.result(5) if isinstance(answer, Future) else answer
+        return answer.result(60) if isinstance(answer, Future) else answer
 
     def seen(self, path: str, **asked: Any) -> tuple[int, Any]:
         answer = self.ask(path, **asked)
@@ -83,7 +83,7 @@ class TestStatuses:
 
     def test_a_check_that_fails(self) -> None:
         world = World()
-        world.pages.checks.add("database", refuses, timeout=5.0, readiness=True)
+        world.pages.checks.add("database", refuses, timeout=60.0, readiness=True)
         for path in ("/readyz", "/actuator/health"):
             status, document = world.seen(path)
             assert (status, document["status"]) == (503, "DOWN")
@@ -92,7 +92,7 @@ class TestStatuses:
 
     def test_a_check_that_readiness_does_not_depend_on(self) -> None:
         world = World()
-        world.pages.checks.add("mail", refuses, timeout=5.0, readiness=False)
+        world.pages.checks.add("mail", refuses, timeout=60.0, readiness=False)
         assert world.seen("/readyz")[0] == 200
         assert world.seen("/actuator/health")[0] == 503
 
@@ -144,7 +144,7 @@ class TestWho:
     )
     def test_who_sees_what_an_error_says(self, settings: Any, asked: Any, shown: bool) -> None:
         world = World(**settings)
-        world.pages.checks.add("database", refuses, timeout=5.0, readiness=True)
+        world.pages.checks.add("database", refuses, timeout=60.0, readiness=True)
         assert (b"db.example" in world.ask("/actuator/health", **asked).body) is shown
 
 

@@ -25,12 +25,14 @@ def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
 
 
 def test_a_provider_and_its_consumer(tmp_path: Path) -> None:
-    settings = Settings(registry=f"memory://{tmp_path}", state_dir=str(tmp_path), service="orders", port=8080)
+    settings = Settings(
+        registry=f"memory://{tmp_path}", state_dir=str(tmp_path), service="orders", port=8080, cold_start_timeout=60.0
+    )
     chunks = httpx2.MockTransport(lambda _: httpx2.Response(200, stream=httpx2.ByteStream(b"x")))
     with Mesh(settings, transport=lambda _: chunks) as mesh:
         assert values(mesh.metrics(), "meshlib.registrations") == {"accepted": 0, "waiting": 0}
         registration = mesh.register()
-        registration.wait()
+        registration.wait(60)
         metrics = mesh.metrics()
         assert values(metrics, "meshlib.registrations") == {"accepted": 1, "waiting": 0}
         assert values(metrics, "http.server.active_requests") == {"": 0}
@@ -56,7 +58,8 @@ def test_attempts_under_way_and_instances_out(tmp_path: Path) -> None:
     for number in (1, 2):
         instance = Instance("orders", f"orders-{number}", f"10.0.0.{number}", 8080)
         shared.instances["", "orders", instance.id] = (instance, float("inf"))
-    with Mesh(Settings(registry=f"memory://{tmp_path}", state_dir=str(tmp_path))) as mesh:
+    settings = Settings(registry=f"memory://{tmp_path}", state_dir=str(tmp_path), cold_start_timeout=60.0)
+    with Mesh(settings) as mesh:
         assert mesh.snapshot("orders") is not None
         view = mesh.view("orders")
         first, second = view.fleet.endpoints()
@@ -77,7 +80,7 @@ def test_shared_counts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None
     with Mesh(settings) as mesh:
         assert mesh._shelf is None
         with mesh.register() as registration:
-            registration.wait()
+            registration.wait(60)
             mesh.wsgi(app)({"REQUEST_METHOD": "GET"}, lambda *_: None).close()  # type: ignore[attr-defined]
             before = Family("meshlib.policy.events", "counter", "", samples=(Sample({"kind": "x"}, 3),))
             kept = tmp_path / "metrics" / "orders-8080"
@@ -88,7 +91,7 @@ def test_shared_counts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None
         assert b"http.server.request.duration" in (kept / "0.json").read_bytes()
         with mesh.register():
             assert values(mesh.metrics(), "http.server.request.duration")["GET, 204"].count == 1, "not counted twice"
+        (kept / "slots").chmod(0o666)  # before it is looked at anew, by the mesh's own thread perhaps
         mesh._shelf.forked()
-        (kept / "slots").chmod(0o666)
         assert values(mesh.metrics(), "http.server.request.duration")["GET, 204"].count == 1
     assert caplog.text.count("the counts of other processes are not known") == 1

@@ -161,6 +161,6 @@ def test_a_flow_that_is_collected_while_its_thread_looks_one_up() -> None:
     label.recorder = recorder
     thread = threading.Thread(target=lambda: recorder.series((label,)).add(2.0), daemon=True)
     thread.start()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive(), "it waits for itself"
     assert sorted(labels for labels, _ in recorder) == [("a",), ("abandoned",)]

@@ -230,13 +230,13 @@ def test_one_that_does_not_answer_holds_up_nobody(monkeypatch: pytest.MonkeyPatc
         def state(self) -> str:
             looks.append(1)
             asked.set()
-            go.wait(30)
+            go.wait(300)
             return "closed"
 
     process = Process(Stuck("closed"), FakeClock())
     try:
         process.call()
-        assert asked.wait(10)
+        assert asked.wait(60)
         for _ in range(50):
             process.clock.advance(10.0)
             assert process.call() == "-"
@@ -295,9 +295,13 @@ def test_a_dead_redis_says_nothing_of_the_circuit(caplog: pytest.LogCaptureFixtu
     for _ in range(4):
         clock.advance(1.0)
         assert one.call() + other.call() == "xx"
-    assert caplog.records == []
+
+    def logged() -> list[str]:
+        return [record.name for record in caplog.records if record.name.startswith(("pybreaker", "meshlib.policies"))]
+
+    assert logged() == []
     assert storage.state == "closed", "the negative control"
-    assert caplog.records[0].name == "pybreaker"
+    assert logged()[0] == "pybreaker"
     assert storage.logger is logging.getLogger("pybreaker"), "the user's object stays as it is"
 
 

@@ -578,7 +578,8 @@ def test_clients() -> None:
         with mesh.http("orders", policies=[cache(60.0)]) as http:
             first, second = http.get("/orders/1"), http.get("/orders/1")
             assert (first.json(), second.json()) == ({"n": 8}, {"n": 8})
-            assert (second.headers["age"], second.extensions["meshlib.instance"].port) == ("0", 1)
+            assert 0 <= int(second.headers["age"]) < 60
+            assert second.extensions["meshlib.instance"].port == 1
             assert http.get("/orders/1", headers={"Authorization": "other"}).json() == {"n": 9}
         assert "fresh" in str(mesh.explain("orders", path="/orders/1", headers={"Accept": "application/json"}))
 

@@ -322,7 +322,7 @@ def test_no_lock_is_held_while_a_call_is_under_way() -> None:
 
 
 def test_functions() -> None:
-    @circuit_breaker(minimum=3, failures=(OSError, ValueError))
+    @circuit_breaker(minimum=3, failures=(OSError, ValueError), window=600.0, open_for=60.0)
     def work(problem: Exception | None) -> str:
         if problem is not None:
             raise problem
@@ -342,7 +342,7 @@ def test_functions() -> None:
 
 
 def test_coroutine_functions_and_the_order_of_decorators() -> None:
-    @circuit_breaker(minimum=1)
+    @circuit_breaker(minimum=1, open_for=60.0)
     @circuit_breaker(minimum=2)
     async def work() -> None:
         raise OSError
@@ -481,7 +481,7 @@ async def adown(request: httpx2.Request) -> httpx2.Response:
 
 
 def test_clients_of_a_mesh() -> None:
-    rule = circuit_breaker(minimum=3)
+    rule = circuit_breaker(minimum=3, window=600.0, open_for=600.0, longest=600.0)
     with Mesh(
         Settings(registry="static://orders=127.0.0.1:8081;carts=127.0.0.1:8082"),
         transport=lambda _: httpx2.MockTransport(down), async_transport=lambda _: httpx2.MockTransport(adown),

@@ -101,10 +101,10 @@ def test_limits_in_redis_are_not_asked_for() -> None:
 
 def test_a_deadline_of_the_request_that_is_served() -> None:
     site = Site()
-    with until(time.monotonic() + 1.0):
-        state = timeout(60.0).bind(site).explain(call_to())  # type: ignore[attr-defined]
+    with until(time.monotonic() + 100.0):
+        state = timeout(600.0).bind(site).explain(call_to())  # type: ignore[attr-defined]
     assert state.inherited
-    assert 0.0 < state.seconds <= 1.0
+    assert 0.0 < state.seconds <= 100.0
     assert "what the request being served has left" in str(state)
 
 
@@ -136,6 +136,12 @@ class Orders(Protocol):
     def astream(self) -> AsyncIterator[bytes]: ...
 
 
+class Still(Mesh):
+    """A mesh for which no time passes: a second of the retry budget is not over when it is asked what is left."""
+
+    _clock = staticmethod(lambda: 1000.0)
+
+
 @pytest.fixture
 def mesh() -> Iterator[Mesh]:
     def handler(request: httpx2.Request) -> httpx2.Response:
@@ -144,7 +150,7 @@ def mesh() -> Iterator[Mesh]:
         return httpx2.Response(int(request.url.path[1:]))
 
     mock = httpx2.MockTransport(handler)
-    with Mesh(
+    with Still(
         Settings(registry="static://orders=127.0.0.1:1"), transport=lambda _: mock, async_transport=lambda _: mock
     ) as made:
         yield made
@@ -163,9 +169,8 @@ def test_an_error_says_how_they_stand(mesh: Mesh) -> None:
     text = caught.value.explain()
     assert STATES.format(name="fetch") in text
     assert text.index("instances, ") < text.index("policies of")
-    assert caught.value.left is not None
-    assert 29.0 < caught.value.left < 30.0
-    assert "of the deadline, 3" in text or "of the deadline, 29" in text
+    assert caught.value.left == 30.0
+    assert "of the deadline, 30" in text
 
 
 @pytest.mark.parametrize("name", ["afetch", "stream", "astream"])

@@ -371,7 +371,7 @@ def storage(monkeypatch: pytest.MonkeyPatch) -> Any:
     made.timer.cancel()
 
 
-REDIS: Any = {"scope": "redis", "url": "redis://10.0.0.1", "timeout": 10.0}
+REDIS: Any = {"scope": "redis", "url": "redis://10.0.0.1", "timeout": 60.0}
 
 
 def asked(layer: Any, **call: Any) -> float | None:
@@ -406,7 +406,7 @@ def test_waiting_for_redis(storage: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     place, waits = Place(), iter([0.25, 0.5, 0.0])
     layer = rate_limit("1/s", wait=1.0, **REDIS).bind(place.site)
     monkeypatch.setattr(layer, "_take", lambda key: next(waits))
-    played = play([layer], [Reply()], clock=place.clock, wait=lambda wait: wait.future.exception(10.0) is None)
+    played = play([layer], [Reply()], clock=place.clock, wait=lambda wait: wait.future.exception(60.0) is None)
     assert played.slept == (0.25, 0.5)
     assert played.status == 200
 

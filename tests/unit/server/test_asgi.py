@@ -167,7 +167,7 @@ class TestLimits:
         asked(app, scope())
         status, headers, body = asked(app, scope())
         assert (status, headers["content-type"]) == (429, "application/problem+json")
-        assert 3590 < int(headers["retry-after"]) <= 3600
+        assert 3000 < int(headers["retry-after"]) <= 3600
         assert headers["ratelimit"].startswith('"1/3600s";r=0;t=')
         assert json.loads(body) == {
             "type": "about:blank", "title": "Too Many Requests", "status": 429,
@@ -199,11 +199,11 @@ class TestDeadlines:
             seen.append(deadline.time_left() or 0.0)
             await tea(_scope, _receive, send)
 
-        app = governed_asgi(noting, stack(timeout(2.0)))
-        for left in (b"900", b"9000"):
+        app = governed_asgi(noting, stack(timeout(200.0)))
+        for left in (b"90000", b"900000"):
             asked(app, scope(headers=[(b"x-mesh-deadline", left)]))
-        assert 0.8 < seen[0] <= 0.9
-        assert 1.9 < seen[1] <= 2.0
+        assert 80.0 < seen[0] <= 90.0
+        assert 190.0 < seen[1] <= 200.0
         assert deadline.time_left() is None
 
 

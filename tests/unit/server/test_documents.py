@@ -82,12 +82,12 @@ def test_served_under_documents(tmp_path: Path) -> None:
         assert [asked(app, each)[0] for each in (post, post)] == [200, 200]
         for _ in range(2):  # also after it was closed
             last = mesh.policies.put("orders", {"provider": route({"rate_limit": {"limits": "1/h"}})}).version
-            eventually(lambda: provider.origin and provider.origin.version == last)  # noqa: B023
+            eventually(lambda: provider.origin and provider.origin.version == last, within=60)  # noqa: B023
             asked(app, post)
             status, headers, _ = asked(app, post)
             assert (status, headers["content-type"]) == (429, "application/problem+json")
             assert asked(app, other)[0] == 200
-            eventually(lambda: any(path.stat().st_size for path in tmp_path.glob("policies/**/orders.json")))  # kept beside
+            eventually(lambda: any(path.stat().st_size for path in tmp_path.glob("policies/**/orders.json")), within=60)
             mesh.close()
             asked(app, other)
     with Mesh(Settings(service="orders", registry=f"memory://{tmp_path}", state_dir=str(tmp_path))) as mesh:

@@ -103,12 +103,12 @@ def test_what_the_app_sees(made: Made) -> None:
         seen.append((time_left(), level()))
         return Response()
 
-    served = made(timeout(5.0))
-    for said in ({"deadline": "60000", "priority": "sheddable"}, {}):
+    served = made(timeout(500.0))
+    for said in ({"deadline": "600000", "priority": "sheddable"}, {}):
         served.ask(answer, **said)
         served.over()
     (first, second) = seen
-    assert 0 < first[0] <= 5
+    assert 0 < first[0] <= 500
     assert first[1] == "sheddable"
     assert second[1] == ""
     assert (inherited(), level()) == (None, "")

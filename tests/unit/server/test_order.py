@@ -28,7 +28,7 @@ from meshlib.flow import Call
 from meshlib.policies.base import Policy, Site
 from meshlib.server import ORDER, ProviderStack, governed_asgi, governed_wsgi
 from meshlib.server.order import in_order
-from meshlib.testing import Reply, play
+from meshlib.testing import FakeClock, Reply, play
 from tests.unit.flows import call_to
 from tests.unit.server.serving import Started, asked, environ, layer_of, scope, stack
 from tests.unit.server.test_asgi import tea
@@ -207,7 +207,7 @@ def test_a_circuit_for_an_app_that_fails_all_the_time(raises: bool) -> None:
         await send({"type": "http.response.start", "status": 500})
         await send({"type": "http.response.body", "body": b""})
 
-    app = governed_asgi(failing, stack(circuit_breaker(calls=5, minimum=5, open_for=30.0)))
+    app = governed_asgi(failing, stack(circuit_breaker(calls=5, minimum=5, open_for=30.0), clock=FakeClock()))
     for _ in range(5):
         with suppress(ZeroDivisionError):
             asked(app, scope())

@@ -4,8 +4,9 @@
                                     [--without suspects|ejection|failover|identity …]
 
 It calls at ``rate`` per second in all and answers each line ``report`` on standard input with one line of JSON: what it has
-seen so far. A call may take as long as MESH_TIMEOUT says. Times are of the monotonic clock, which all processes of a machine share. ``--without`` takes a defence away,
-for the negative controls; the ``cacheless`` kind has none: it asks the registry before each call.
+seen so far. A call may take as long as MESH_TIMEOUT says. Times are of the monotonic clock, which all processes of a machine
+share. ``--without`` takes a defence away, for the negative controls; the ``cacheless`` kind has none: it asks the registry
+before each call.
 """
 
 from __future__ import annotations

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from meshlib.backends import Backend, open_backend
+from meshlib.backends import Backend, etcd_watch, open_backend
 from meshlib.model import Instance, ServiceUrl
 from meshlib.settings import Settings
 from tests.servers.consul import ConsulServer
 from tests.servers.etcd import EtcdServer
 
 _numbers = itertools.count(1)
+PATIENT = 20.0
+"""Seconds that a server has to answer: that a machine is slow is no fault of a backend."""
 
 
 @dataclass
@@ -55,7 +57,7 @@ def local(tmp: Path) -> Iterator[Environment]:
 def consul(_: Path) -> Iterator[Environment]:
     with closing(ConsulServer()) as server:
         server.start()
-        yield Environment(Settings(registry=server.url), min_lock_ttl=10)
+        yield Environment(Settings(registry=server.url, registry_timeout=PATIENT), min_lock_ttl=10)
 
 
 @contextmanager
@@ -63,7 +65,7 @@ def etcd(_: Path) -> Iterator[Environment]:
     server = EtcdServer()
     try:
         server.start()
-        yield Environment(server.settings(), min_lock_ttl=2.0)
+        yield Environment(server.settings(registry_timeout=PATIENT), min_lock_ttl=2.0)
     finally:
         server.close()
 
@@ -74,6 +76,11 @@ ENVIRONMENTS: dict[str, Callable[[Path], AbstractContextManager[Environment]]] =
     "consul": consul,
     "etcd": etcd,
 }
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(etcd_watch, "LEADER", PATIENT)
 
 
 @pytest.fixture(params=ENVIRONMENTS, scope="module")

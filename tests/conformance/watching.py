@@ -33,7 +33,7 @@ class Watching:
             self.error = error
             self.news.set()
 
-    async def until(self, condition: Callable[[Any], bool], within: float = 10.0) -> Any:
+    async def until(self, condition: Callable[[Any], bool], within: float = 30.0) -> Any:
         async with asyncio.timeout(within):
             while not (self.seen and condition(self.seen[-1])):
                 if self.error:
@@ -47,10 +47,14 @@ def ids(listing: Any) -> list[str]:
     return [instance.id for instance in listing.instances]
 
 
+PROMPT = 5.0
+"""Seconds in which what happens at once has happened, on a slow machine, too. What has to be waited for takes twice as long."""
+
+
 async def held(proxy: Proxy) -> None:
-    """Wait until the server holds the question of a watch: one that has just started still answers, and a cut between two
-    questions harms nobody."""
-    asked = -1
-    while asked != proxy.asked:
-        asked = proxy.asked
-        await asyncio.sleep(0.3)
+    """Wait until the server holds the question of a watch (Consul), or has it open (etcd): a cut between two questions harms
+    nobody."""
+    async with asyncio.timeout(30):
+        while not (proxy.holds(b"&index=", answered=False) or proxy.holds(b"/v3/watch", answered=True)):
+            await asyncio.sleep(0.05)
+    await asyncio.sleep(0.3)  # etcd's answer has more than one part

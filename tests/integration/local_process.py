@@ -22,6 +22,9 @@ from meshlib.errors import RegistryUnavailable
 from meshlib.model import Instance, ServiceUrl
 from meshlib.settings import Settings
 
+TTL = 300.0
+"""Nothing expires in a test."""
+
 
 def instance(name: str) -> Instance:
     return Instance("orders", name, "10.0.0.5", 8080)
@@ -32,7 +35,7 @@ def say(*words: object) -> None:
 
 
 async def register(backend: Backend, name: str) -> None:
-    await backend.registry.register(instance(name), 30)
+    await backend.registry.register(instance(name), TTL)
     say("registered", time.monotonic())
 
 
@@ -45,10 +48,10 @@ async def stay(backend: Backend, name: str) -> None:
 async def beat(backend: Backend, prefix: str, count: str, rounds: str) -> None:
     """Register ``count`` instances, then heartbeat each ``rounds`` times; print how many heartbeats were lost."""
     mine = [instance(f"{prefix}-{number}") for number in range(int(count))]
-    await asyncio.gather(*(backend.registry.register(one, 30) for one in mine))
+    await asyncio.gather(*(backend.registry.register(one, TTL) for one in mine))
     lost = 0
     for _ in range(int(rounds)):
-        lost += (await asyncio.gather(*(backend.registry.heartbeat(one, 30) for one in mine))).count(False)
+        lost += (await asyncio.gather(*(backend.registry.heartbeat(one, TTL) for one in mine))).count(False)
     say("lost", lost)
 
 
@@ -56,8 +59,8 @@ async def keep(backend: Backend, name: str) -> None:
     """Stay registered, as a process does that heartbeats: what fails now is tried again. Ends only by a signal."""
     while True:
         with suppress(RegistryUnavailable):
-            if not await backend.registry.heartbeat(instance(name), 30):
-                await backend.registry.register(instance(name), 30)
+            if not await backend.registry.heartbeat(instance(name), TTL):
+                await backend.registry.register(instance(name), TTL)
                 say("registered")
         await asyncio.sleep(0.1)
 
@@ -80,8 +83,8 @@ async def trespass(backend: Backend) -> None:
     except RegistryUnavailable as problem:
         say("child reads", problem)
     try:
-        async with asyncio.timeout(1):
-            say("child writes", await backend.registry.heartbeat(instance("parent"), 30))
+        async with asyncio.timeout(20):
+            say("child writes", await backend.registry.heartbeat(instance("parent"), TTL))
     except (RegistryUnavailable, TimeoutError) as problem:
         say("child writes", type(problem).__name__, problem)
 
@@ -106,7 +109,7 @@ def fork(path: str) -> None:
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, daemon=True).start()
     backend = open_backend(Settings(registry=f"local://{path}"))
-    asyncio.run_coroutine_threadsafe(backend.registry.register(instance("parent"), 30), loop).result(10)
+    asyncio.run_coroutine_threadsafe(backend.registry.register(instance("parent"), TTL), loop).result(30)
     child = os.fork()
     if child == 0:
         asyncio.run(trespass(backend))
@@ -114,13 +117,14 @@ def fork(path: str) -> None:
         gc.collect()
         sys.exit(0)
     _, status = os.waitpid(child, 0)
-    still = asyncio.run_coroutine_threadsafe(backend.registry.heartbeat(instance("parent"), 30), loop).result(10)
-    asyncio.run_coroutine_threadsafe(backend.close(), loop).result(10)
+    still = asyncio.run_coroutine_threadsafe(backend.registry.heartbeat(instance("parent"), TTL), loop).result(30)
+    asyncio.run_coroutine_threadsafe(backend.close(), loop).result(30)
     say("parent:", still, "child:", os.waitstatus_to_exitcode(status))
 
 
 async def main(mode: str, path: str, *arguments: str) -> None:
     backend = open_backend(Settings(registry=f"local://{path}"))
+    backend.registry.database.timeout = 30.0  # type: ignore[attr-defined]  # eight at once may be in each other's way
     modes = {"register": register, "stay": stay, "beat": beat, "keep": keep, "hold": hold}
     await modes[mode](backend, *arguments)
     await backend.close()

@@ -113,9 +113,9 @@ def test_another_process(server: RedisServer) -> None:
     assert ours.call() == "-"
     child = subprocess.Popen([sys.executable, "-c", CHILD, str(server.port)], stdin=subprocess.PIPE)
     try:
-        ours.becomes("x")
+        eventually(lambda: ours.call() == "x", within=60, what="it has started, and opened the circuit")
     finally:
-        child.communicate(b"\n", timeout=30)
+        child.communicate(b"\n", timeout=60)
     assert child.returncode == 0
 
 

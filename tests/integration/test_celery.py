@@ -66,7 +66,7 @@ def story(room: Path, without: int) -> bool:
             children = calling(room, env, worker.pid)
         finally:
             worker.send_signal(signal.SIGTERM)
-            worker.wait(30)
+            worker.wait(60)
     left = {path.name: json.loads(path.read_text()) for path in room.glob("left-*")}
     assert {f"left-{pid}" for pid in children} <= set(left), (room / "log").read_text()[-3000:]
     eventually(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in children), what="they have ended")
@@ -76,7 +76,7 @@ def story(room: Path, without: int) -> bool:
 def calling(room: Path, env: dict[str, str], worker: int) -> set[int]:
     """Send tasks; returns who has called, of which nobody is registered."""
     sent = [sys.executable, "-m", APP, "6"]
-    done = subprocess.run(sent, env=env, cwd=TOP, capture_output=True, text=True, timeout=90, check=False)
+    done = subprocess.run(sent, env=env, cwd=TOP, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr[-2000:] + (room / "log").read_text()[-3000:]
     answers = json.loads(done.stdout)
     assert [level for level, _ in answers] == [7] * 6

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,7 +20,8 @@ from meshlib.backends import Backend, consul_http, open_backend
 from meshlib.errors import CasConflict, RegistryDenied, RegistryUnavailable
 from meshlib.model import Instance, ServiceUrl, Status
 from meshlib.settings import Settings
-from tests.conformance.watching import Watching, held, ids
+from tests.conformance.conftest import PATIENT
+from tests.conformance.watching import PROMPT, Watching, held, ids
 from tests.servers.base import eventually
 from tests.servers.consul import ConsulServer
 from tests.servers.proxy import Proxy
@@ -31,6 +32,8 @@ ORDERS, LATE = ServiceUrl("orders"), ServiceUrl("late")
 ONE = Instance("orders", "orders-1", "10.0.0.5", 8080, labels={"team": "pay"})
 TOKEN = "11111111-2222-3333-4444-555555555555"
 WRONG = "99999999-2222-3333-4444-555555555555"
+LEASE = 8.0
+"""Seconds that a registration lasts which is to expire, but not before it is found."""
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +54,14 @@ def server() -> Iterator[ConsulServer]:
 
 @asynccontextmanager
 async def opened(url: str, **settings: Any) -> AsyncIterator[Backend]:
-    backend = open_backend(Settings(registry=url, **settings))
+    backend = open_backend(Settings(registry=url, **{"registry_timeout": PATIENT, **settings}))
     try:
         yield backend
     finally:
         await backend.close()
 
 
-async def soon(condition: Callable[[], Any], within: float = 10.0) -> None:
+async def soon(condition: Callable[[], Any], within: float = 30.0) -> None:
     async with asyncio.timeout(within):
         while not await condition():
             await asyncio.sleep(0.05)
@@ -66,7 +69,9 @@ async def soon(condition: Callable[[], Any], within: float = 10.0) -> None:
 
 async def listed(backend: Backend, wanted: list[str], service: ServiceUrl = ORDERS) -> None:
     async def same() -> bool:
-        return ids(await backend.registry.fetch(service)) == wanted
+        with suppress(RegistryUnavailable):
+            return ids(await backend.registry.fetch(service)) == wanted
+        return False
 
     await soon(same)
 
@@ -80,14 +85,11 @@ async def refused(backend: Backend, service: ServiceUrl) -> bool:
     return False
 
 
-async def fails(watching: Watching, within: float) -> float:
-    """Wait until the watch ends, and return the seconds that took."""
-    loop = asyncio.get_running_loop()
-    start = loop.time()
+async def fails(watching: Watching, within: float) -> None:
+    """Wait until the watch ends."""
     async with asyncio.timeout(within):
         await asyncio.wait({watching.task})
     assert isinstance(watching.error, RegistryUnavailable)
-    return loop.time() - start
 
 
 # Faults
@@ -100,7 +102,7 @@ async def test_killed_and_restarted(server: ConsulServer) -> None:
         async with Watching(backend.registry.watch(ORDERS)) as watching:
             await watching.until(lambda listing: ids(listing) == ["orders-1"])
             server.kill()
-            assert await fails(watching, 2) < 1
+            await fails(watching, PROMPT)
         with pytest.raises(RegistryUnavailable):
             await backend.registry.heartbeat(ONE, 30)
         await asyncio.to_thread(server.start)
@@ -146,12 +148,16 @@ async def test_no_list_is_taken_from_a_server_that_has_just_started(server: Cons
     assert all(listing == ["orders-1"] for listing in seen)
 
 
+NOTICED = 1 + 1 / 16 + consul_http.MARGIN + 3.0
+"""Seconds from a freeze to the deadline of a watch that waits for 1, and what a slow machine may take more."""
+
+
 async def test_a_frozen_server_is_noticed_by_its_watch(server: ConsulServer) -> None:
     async with opened(f"{server.url}?wait=1") as backend:
         async with Watching(backend.registry.watch(ORDERS)) as watching:
             await watching.until(lambda _: True)
             server.freeze()
-            assert await fails(watching, 6) < 1 + 1 / 16 + consul_http.MARGIN + 0.5
+            await fails(watching, NOTICED)
         server.thaw()
         await listed(backend, [])
 
@@ -163,27 +169,37 @@ async def test_without_the_deadline_nobody_would_notice(server: ConsulServer, mo
             await watching.until(lambda _: True)
             server.freeze()
             with pytest.raises(TimeoutError):
-                await fails(watching, 5)
+                await fails(watching, NOTICED)
         server.thaw()
 
 
 async def test_a_frozen_server_has_a_deadline_for_calls_and_the_next_host_a_turn(server: ConsulServer) -> None:
     with closing(ConsulServer(join=server)) as second:
         await asyncio.to_thread(second.start)
-        async with opened(f"consul://127.0.0.1:{second.port},127.0.0.1:{server.port}", registry_timeout=0.5) as backend:
-            await backend.registry.register(ONE, 30)
+        async with opened(f"consul://127.0.0.1:{second.port},127.0.0.1:{server.port}", registry_timeout=3.0) as backend:
+            await backend.registry.register(ONE, 300)
+            await listed(backend, ["orders-1"])
             second.freeze()
             with pytest.raises(RegistryUnavailable):
                 await backend.registry.heartbeat(ONE, 30)
-            assert await backend.registry.heartbeat(ONE, 30) is False  # the other agent, which does not know it
-            await backend.registry.register(ONE, 30)
+            assert await backend.registry.heartbeat(ONE, 300) is False  # the other agent, which does not know it
+            await backend.registry.register(ONE, 300)
+            await soon(partial(entries, server, 2))
             await listed(backend, ["orders-1"])
-            assert len(server.call("GET", "/v1/health/service/orders")[1]) == 2
             second.thaw()
-            assert await backend.registry.heartbeat(ONE, 30) is True
-            eventually(lambda: len(server.call("GET", "/v1/health/service/orders")[1]) == 1, what="the old entry is gone")
+
+            async def only_ours() -> bool:
+                assert await backend.registry.heartbeat(ONE, 300) is True
+                return await entries(server, 1)
+
+            await soon(only_ours)
             await backend.registry.deregister(ONE)
             await listed(backend, [])
+
+
+async def entries(server: ConsulServer, wanted: int) -> bool:
+    """True when the catalogue has so many of ``orders``."""
+    return len((await asyncio.to_thread(server.call, "GET", "/v1/health/service/orders"))[1]) == wanted
 
 
 async def test_failover_to_another_agent_when_one_is_killed(server: ConsulServer) -> None:
@@ -210,7 +226,7 @@ async def left_behind() -> AsyncIterator[tuple[ConsulServer, Backend]]:
             behind = two if str(three.rpc) in leader else three
             others = [server for server in (one, two, three) if server is not behind]
             async with opened(behind.url) as told, opened(others[0].url) as elsewhere:
-                await told.registry.register(ONE, 2)
+                await told.registry.register(ONE, LEASE)
                 await listed(told, ["orders-1"])
                 behind.freeze()
                 await elsewhere.registry.register(replace(ONE, service="late"), 60)
@@ -246,7 +262,7 @@ async def test_a_cut_connection(shared: ConsulServer) -> None:
                 await watching.until(lambda _: True)
                 await held(proxy)
                 proxy.cut()
-                assert await fails(watching, 2) < 1
+                await fails(watching, PROMPT)
             assert ids(await backend.registry.fetch(ServiceUrl("cut"))) == []
 
 
@@ -256,7 +272,7 @@ async def test_closing_ends_a_watch_by_its_deadline(shared: ConsulServer) -> Non
             await watching.until(lambda _: True)
             await asyncio.sleep(0.5)  # the question is held by now
             await backend.close()
-            await fails(watching, 6)
+            await fails(watching, 20)
         with pytest.raises(RegistryUnavailable):
             await backend.registry.fetch(ServiceUrl("closed"))
 
@@ -264,8 +280,10 @@ async def test_closing_ends_a_watch_by_its_deadline(shared: ConsulServer) -> Non
 async def test_a_cancelled_watch_ends_at_once(shared: ConsulServer) -> None:
     async with opened(shared.url) as backend:
         watching = Watching(backend.registry.watch(ServiceUrl("cancelled")))
-        async with asyncio.timeout(1), watching:
+        async with watching:
             await watching.until(lambda _: True)
+            begun = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - begun < PROMPT
 
 
 # Others who use the same Consul
@@ -470,7 +488,9 @@ async def test_a_renewed_token_file(guarded: ConsulServer, tmp_path: Path) -> No
     async with opened(guarded.url, registry_token_file=str(file)) as backend:
         with pytest.raises(RegistryDenied):
             await backend.registry.services("")
-        file.write_text(TOKEN)
+        renewed = tmp_path / "renewed"
+        renewed.write_text(TOKEN)
+        renewed.rename(file)
         await backend.registry.services("")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -51,7 +52,7 @@ def registry(name: str) -> Store:
 
 @pytest.fixture
 def mesh(name: str, tmp_path: Path) -> Iterator[Mesh]:
-    settings = Settings.load(environ={}, registry=f"memory://{name}", state_dir=str(tmp_path), cold_start_timeout=0.5)
+    settings = Settings.load(environ={}, registry=f"memory://{name}", state_dir=str(tmp_path), cold_start_timeout=30.0)
     mock = httpx2.MockTransport(echo)
     with Mesh(settings, transport=lambda _: mock, async_transport=lambda _: mock) as made:
         yield made
@@ -82,8 +83,10 @@ async def _aget(mesh: Mesh) -> str:
 
 
 def test_the_first_call_waits_for_the_registry_and_no_longer(mesh: Mesh) -> None:
+    begun = time.monotonic()
     with pytest.raises(NoInstances, match="no instance is registered"):
         mesh.http("nobody").get("/")
+    assert time.monotonic() - begun < mesh.settings.cold_start_timeout / 2
 
 
 def test_one_instance_and_one_namespace(mesh: Mesh, registry: Store) -> None:

@@ -74,7 +74,13 @@ class Setup:
         """Have an instance listed."""
         one = Instance.parse({"service": "orders", "id": id or f"orders-127.0.0.1-{self.port}", "host": "127.0.0.1",
                               "port": port or self.port, "status": status, "generation": "g"})  # fmt: skip
-        self.ask(lambda backend: backend.registry.register(one, 600.0), **env)
+
+        async def listed(backend: Backend) -> None:
+            await backend.registry.register(one, 600.0)
+            while one not in (await backend.registry.fetch(one.url.name)).instances:  # Consul's agent tells its servers later
+                await asyncio.sleep(0.02)
+
+        self.ask(lambda backend: asyncio.wait_for(listed(backend), 30), **env)
         return one
 
     def saves(self, age: float, **env: str) -> Path:
@@ -119,6 +125,7 @@ def setup(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
         made.env = {
             "MESH_SERVICE": "orders", "MESH_PORT": str(made.port), "MESH_ADVERTISE": "127.0.0.1",
             "MESH_STATE_DIR": str(made.state), "MESH_REGISTRY": f"local://{tmp_path}/registry/registry.db",
+            "MESH_CONNECT_TIMEOUT": "10", "MESH_REGISTRY_TIMEOUT": "15",
         }  # fmt: skip
         yield made
     os.environ.clear()
@@ -176,7 +183,7 @@ def test_invalid_settings_all_at_once(local: Setup) -> None:
 def test_a_missing_extra(consul: Setup) -> None:
     code = "import sys; sys.modules['consul'] = None; from meshlib.cli import run; sys.exit(run(['doctor', '--json']))"
     env = {name: value for name, value in os.environ.items() if not name.startswith("MESH_")} | consul.env
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120, check=False)
     (found,) = json.loads(done.stdout)["findings"]
     assert (done.returncode, found["code"]) == (1, "extras.missing")
     assert "pip install 'meshlib-cloud[consul]'" in found["hint"]
@@ -302,10 +309,16 @@ def test_looking_for_rights_changes_nothing(consul: Setup, acl: ConsulServer) ->
 
 def test_nobody_passes(consul: Setup, acl: ConsulServer) -> None:
     acl.call("PUT", "/v1/agent/service/register", {"Name": "users", "ID": "users-1", "Port": 1, "Check": {"TTL": "60s"}})
+
+    def known() -> bool:
+        return "users" in acl.call("GET", "/v1/catalog/services")[1]
+
+    eventually(known)
     try:
         assert "users" in consul.finds("service.not_passing")
     finally:
         acl.call("PUT", "/v1/agent/service/deregister/users-1")
+        eventually(lambda: not known())
 
 
 def test_everybody_is_in_maintenance(local: Setup) -> None:

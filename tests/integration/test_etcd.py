@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from meshlib.backends import Backend, Listing, open_backend
+from meshlib.backends import Backend, Listing, etcd_watch, open_backend
 from meshlib.errors import RegistryDenied, RegistryUnavailable
 from meshlib.model import Instance, ServiceUrl
 from meshlib.security.secret import Secret
 from meshlib.settings import RegistryUrl, Settings
-from tests.conformance.watching import Watching, held, ids
+from tests.conformance.conftest import PATIENT
+from tests.conformance.watching import PROMPT, Watching, held, ids
 from tests.servers.base import free_port
 from tests.servers.etcd import EtcdServer
 from tests.servers.proxy import Proxy
@@ -40,8 +41,16 @@ def server() -> Iterator[EtcdServer]:
         server.close()
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is no test of a deadline has time."""
+    monkeypatch.setattr(etcd_watch, "LEADER", PATIENT)
+
+
 @asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[Backend]:
+    if settings.registry_timeout == Settings().registry_timeout:
+        settings = settings.changed(registry_timeout=PATIENT)
     backend = open_backend(settings)
     try:
         yield backend
@@ -72,7 +81,7 @@ async def swapped(server: EtcdServer, backend: Backend, store: str) -> AsyncIter
     server.start()
     for number in range(40 if store == "ahead" else 1):
         server.put("elsewhere", str(number))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         yield watch
     await watch.aclose()  # type: ignore[attr-defined]
 
@@ -128,20 +137,20 @@ class TestSurviving:
                 await held(proxy)
                 proxy.cut(reset=True)
                 with pytest.raises(RegistryUnavailable):
-                    await watching.until(lambda _: False, within=2)
-                async with asyncio.timeout(10):
+                    await watching.until(lambda _: False, within=PROMPT)
+                async with asyncio.timeout(30):
                     while (listing := await _listing(backend)) is None:  # idle connections are cut, too, some as they are taken
                         await asyncio.sleep(0.05)
                 assert ids(listing) == []
 
     async def test_a_frozen_server_is_noticed_and_found_again(self, server: EtcdServer) -> None:
-        settings = server.settings(options=FAST, registry_timeout=0.5)
+        settings = server.settings(options=FAST, registry_timeout=2.0)
         async with opened(settings) as backend, opened(server.settings()) as other:
             async with Watching(backend.registry.watch(ORDERS)) as watching:
                 await watching.until(lambda _: True)
                 server.freeze()
                 with pytest.raises(RegistryUnavailable):
-                    await watching.until(lambda _: False, within=4)
+                    await watching.until(lambda _: False, within=10)
                 with pytest.raises(RegistryUnavailable):
                     await backend.registry.fetch(ORDERS)
                 server.thaw()
@@ -163,7 +172,7 @@ class TestSurviving:
                 proxy.forget()  # the idle connections, too: the check runs into its deadline, the next one works
                 await other.registry.register(instance(), 30)
                 try:
-                    await watching.until(lambda listing: ids(listing) == ["a"], within=3)
+                    await watching.until(lambda listing: ids(listing) == ["a"], within=8)
                     seen = True
                 except TimeoutError:
                     seen = False
@@ -172,10 +181,11 @@ class TestSurviving:
     async def test_a_watch_is_confirmed_while_nothing_changes(self, server: EtcdServer) -> None:
         async with opened(server.settings(options="?wait=0.2")) as backend:
             await backend.registry.register(instance(), 30)
+            begun = asyncio.get_running_loop().time()
             async with Watching(backend.registry.watch(ORDERS)) as watching:
-                await asyncio.sleep(1.5)
+                await watching.until(lambda _: len(watching.seen) >= 6)
                 assert watching.error is None
-                assert 4 <= len(watching.seen) <= 9
+                assert len(watching.seen) <= 2 + (asyncio.get_running_loop().time() - begun) / 0.2
                 assert {tuple(ids(listing)) for listing in watching.seen} == {("a",)}
 
     @pytest.mark.parametrize("gap", ["changes", "nothing"])
@@ -193,12 +203,12 @@ class TestSurviving:
             server.compact()
             expected = ["b", "c"] if gap == "changes" else ["a", "b"]
             if gap == "changes":  # else the leader confirms what is known, of which nothing is said
-                async with asyncio.timeout(2):
+                async with asyncio.timeout(PROMPT):
                     assert ids(await anext(watch)) == expected
             later = asyncio.ensure_future(anext(watch))
             await asyncio.sleep(0.2)
             await other.registry.register(instance("d"), 30)
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(PROMPT):
                 assert ids(await later) == [*expected, "d"]
             await watch.aclose()  # type: ignore[attr-defined]
 

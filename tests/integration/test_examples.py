@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from meshlib import Mesh, Settings
 from tests.servers.base import eventually
 
 TOP = Path(__file__).parents[2]
@@ -46,7 +47,7 @@ def processes(tmp_path: Path) -> Iterator[Processes]:
 
 def fetched(port: int) -> str:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/7", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/7", timeout=20) as answer:
             return str(answer.read().decode())
     except OSError as problem:
         return str(problem)
@@ -65,12 +66,21 @@ def test_consumers_reach_every_provider(processes: Processes, consumer: str) -> 
         answers.add(fetched(port))
         return expected <= answers
 
-    eventually(all_answered, within=20, what=f"{expected} among {answers}")
+    eventually(all_answered, within=60, what=lambda: f"{expected} among {answers}")
 
 
 @pytest.mark.parametrize("provider", ["examples.provider_wsgi", "examples.provider_asgi"])
-def test_sigterm_ends_a_provider_cleanly(processes: Processes, provider: str) -> None:
-    processes.start(provider, MESH_SERVICE="orders")
+def test_sigterm_ends_a_provider_cleanly(processes: Processes, provider: str, tmp_path: Path) -> None:
+    port = processes.start(provider, MESH_SERVICE="orders", MESH_TTL="60")
     process = processes.started[0]
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(20) in (0, -signal.SIGTERM)  # uvicorn raises the signal again once it has shut down
+    with Mesh(Settings(state_dir=str(tmp_path))) as mesh:
+
+        def listed() -> list[int]:
+            snapshot = mesh.snapshot("orders")
+            return [each.port for each in snapshot.instances] if snapshot else []
+
+        eventually(lambda: listed() == [port], what="it is registered")
+        process.send_signal(signal.SIGTERM)
+        # Uvicorn raises the signal again once it has shut down.
+        assert process.wait(60) == (-signal.SIGTERM if provider.endswith("asgi") else 0)
+        eventually(lambda: listed() == [], what="it has deregistered")

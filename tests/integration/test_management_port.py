@@ -29,7 +29,7 @@ def mesh(tmp_path: Path) -> Iterator[Mesh]:
 
 def asked(mesh: Mesh, path: str = "/readyz") -> int:
     """The status, 0 for no answer."""
-    with closing(http.client.HTTPConnection("127.0.0.1", mesh.settings.management_port, timeout=5)) as connection:
+    with closing(http.client.HTTPConnection("127.0.0.1", mesh.settings.management_port, timeout=30)) as connection:
         try:
             connection.request("GET", path)
             return connection.getresponse().status
@@ -38,7 +38,7 @@ def asked(mesh: Mesh, path: str = "/readyz") -> int:
 
 
 def connected(mesh: Mesh) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", mesh.settings.management_port), timeout=5)
+    return socket.create_connection(("127.0.0.1", mesh.settings.management_port), timeout=30)
 
 
 def answer_to(mesh: Mesh, said: bytes) -> bytes:

@@ -63,7 +63,7 @@ def coroutine_that_nobody_awaits() -> None:
         warnings.simplefilter("always")
         mesh.client(Orders).all()
         gc.collect()
-    told = [each.message for each in caught if "never awaited" in str(each.message)]
+    told = [each.message for each in caught if "'Orders.all' was never awaited" in str(each.message)]  # nor others' garbage
     assert len(told) == 1
     raise told[0]  # type: ignore[misc]
 

@@ -48,7 +48,7 @@ def last_line(code: str, directory: Path, **environ: str) -> str:
     settings = {"MESH_STATE_DIR": str(directory / "state"), "XDG_RUNTIME_DIR": str(directory), **environ}
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("MESH_")}
     (directory / "app.py").write_text(code)
-    ended = subprocess.run([sys.executable, "-c", "import app"], cwd=directory, env={**inherited, **settings}, timeout=60,
+    ended = subprocess.run([sys.executable, "-c", "import app"], cwd=directory, env={**inherited, **settings}, timeout=180,
                            capture_output=True, text=True, check=False)  # fmt: skip
     assert ended.returncode == 1, ended.stderr
     assert "During handling" not in ended.stderr

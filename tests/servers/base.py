@@ -19,6 +19,9 @@ import pytest
 BLOCK = 50
 """Ports that a process of the tests claims at a time, by listening on the first of them until it ends: another one at the same
 time, which looks for a free port as well, takes none of them."""
+MEMORY, ENOUGH = Path("/dev/shm"), 4 << 30
+"""Where the data of servers lie, if so many bytes are free there: a disk may take a second to write down what is put. No server
+is killed by more than a signal, which memory survives."""
 _claims: list[socket.socket] = []
 _handing_out = threading.Lock()
 
@@ -71,7 +74,7 @@ def lacking(what: str) -> NoReturn:
     pytest.skip(reason)
 
 
-def eventually(check: Callable[[], bool], *, within: float = 10.0, what: str | Callable[[], str] = "") -> float:
+def eventually(check: Callable[[], bool], *, within: float = 30.0, what: str | Callable[[], str] = "") -> float:
     """Poll ``check`` until it is true and return the seconds it took; fail after ``within`` seconds, saying ``what``, which
     may be a function: what there is to say then."""
     start = time.monotonic()
@@ -80,6 +83,12 @@ def eventually(check: Callable[[], bool], *, within: float = 10.0, what: str | C
             pytest.fail(f"not within {within} s: {(what() if callable(what) else what) or check}")
         time.sleep(0.02)
     return time.monotonic() - start
+
+
+def _roomy() -> Path | None:
+    """:data:`MEMORY`; None for where temporary files are otherwise."""
+    there = os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > ENOUGH
+    return MEMORY if there else None
 
 
 class Server:
@@ -91,7 +100,7 @@ class Server:
     """What the command line is put behind, to run it elsewhere (in a network namespace, at another ``host``)."""
 
     def __init__(self) -> None:
-        self.data = Path(tempfile.mkdtemp(prefix=f"meshlib-{self.name}-"))
+        self.data = Path(tempfile.mkdtemp(prefix=f"meshlib-{self.name}-", dir=_roomy()))
         self.process: subprocess.Popen[bytes] | None = None
 
     def command(self) -> list[str]:
@@ -114,7 +123,7 @@ class Server:
 
     def await_ready(self) -> None:
         """Wait until it serves."""
-        eventually(self._up, within=30, what=lambda: f"{self.name} is ready; the end of its log:\n{self.log_tail()}")
+        eventually(self._up, within=60, what=lambda: f"{self.name} is ready; the end of its log:\n{self.log_tail()}")
 
     def log_tail(self) -> str:
         """The last that it logged."""
@@ -135,7 +144,7 @@ class Server:
         assert self.process is not None
         self.process.terminate()
         try:
-            self.process.wait(15)
+            self.process.wait(60)
         except subprocess.TimeoutExpired:
             pytest.fail(f"{self.name} does not stop; the end of its log:\n{self.log_tail()}")
 

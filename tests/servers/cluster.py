@@ -12,7 +12,7 @@ from tests.servers.etcd import EtcdServer
 Node = TypeVar("Node", ConsulServer, EtcdServer)
 
 SIZE = 3
-ELECTION = 30.0
+ELECTION = 60.0
 """Seconds until there must be a leader. It takes 1 to 3, and this machine may be busy."""
 
 

@@ -110,7 +110,7 @@ class EtcdServer(Server):
         request = urllib.request.Request(self.url + path, json.dumps(body).encode())
         if self.token:
             request.add_header("Authorization", self.token)
-        with urllib.request.urlopen(request, timeout=2, context=self._context()) as response:
+        with urllib.request.urlopen(request, timeout=5, context=self._context()) as response:
             answer: dict[str, Any] = json.loads(response.read().splitlines()[0])
             return answer
 

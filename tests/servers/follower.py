@@ -43,7 +43,7 @@ class Process:
                 self._lines.put(line.decode().strip())
         self._lines.put("ended")
 
-    def until(self, wanted: str, *, within: float = 20.0) -> str:
+    def until(self, wanted: str, *, within: float = 60.0) -> str:
         """The next line that begins so; those before it are dropped."""
         seen: list[str] = []
         while True:
@@ -67,7 +67,7 @@ class Process:
         assert self.process.stdin is not None
         self.process.stdin.close()
         try:
-            self.process.wait(10)
+            self.process.wait(30)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()

@@ -24,6 +24,8 @@ class Link:
     def __init__(self, client: socket.socket, server: socket.socket) -> None:
         self.client, self.server = client, server
         self.silent = self.ended = False
+        self.said, self.answered = b"", False
+        """The client's last chunk that was passed on, and whether the server has answered since."""
         self._pumps = 2
         self._lock = threading.Lock()
 
@@ -122,6 +124,10 @@ class Proxy:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def holds(self, said: bytes, *, answered: bool) -> bool:
+        """True when the last that a client said has ``said`` in it, and the server has begun to answer it, or has not."""
+        return any(said in link.said and link.answered is answered for link in self._now())
+
     def _now(self) -> list[Link]:
         with self._lock:
             return list(self._links)
@@ -170,8 +176,12 @@ class Proxy:
                 while not self._flowing.wait(TICK) and not link.ended:
                     pass
                 if not link.silent:
+                    if sink is link.server:
+                        link.said, link.answered = chunk, False
+                        self.asked += 1
+                    else:
+                        link.answered = True
                     sink.sendall(self._damaged(chunk))
-                    self.asked += sink is link.server
         if link.leave():
             with self._lock:
                 self._links.discard(link)

@@ -17,7 +17,7 @@ class Order:
     served_by: str
 
 
-@service_client("orders", timeout=2.0)
+@service_client("orders", timeout=10.0)
 class Orders(Protocol):
     """A client of the service "orders"."""
 

@@ -14,6 +14,7 @@ import sqlite3
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 from meshlib.backends import Backend, local_file, open_backend
@@ -57,9 +58,10 @@ async def beat(backend: Backend, prefix: str, count: str, rounds: str) -> None:
 async def keep(backend: Backend, name: str) -> None:
     """Stay registered, as a process does that heartbeats; ends only by a signal."""
     while True:
-        if not await backend.registry.heartbeat(instance(name), TTL):
-            await backend.registry.register(instance(name), TTL)
-            say("registered")
+        with suppress(RegistryUnavailable):  # the file was removed in the middle of a write: try again
+            if not await backend.registry.heartbeat(instance(name), TTL):
+                await backend.registry.register(instance(name), TTL)
+                say("registered")
         await asyncio.sleep(0.1)
 
 

@@ -54,7 +54,7 @@ PROMPT = 5.0
 async def held(proxy: Proxy) -> None:
     """Wait until the server holds the question of a watch (Consul), or has it open (etcd): a cut between two questions harms
     nobody."""
-    async with asyncio.timeout(30):
-        while not (proxy.holds(b"&index=", answered=False) or proxy.holds(b"/v3/watch", answered=True)):
+    async with asyncio.timeout(30):  # what is looked for is in the last part of a request: it may come in two
+        while not (proxy.holds(b"&index=", answered=False) or proxy.holds(b"create_request", answered=True)):
             await asyncio.sleep(0.05)
     await asyncio.sleep(0.3)  # etcd's answer has more than one part

@@ -141,7 +141,7 @@ class Proxy:
         thread = threading.Thread(target=run, daemon=True)
         with self._lock:
             self._threads.add(thread)
-        thread.start()
+            thread.start()  # here, or close() may come before and have nothing to join
         return thread
 
     def _accept(self) -> None:

@@ -41,7 +41,7 @@ def made(tmp_path: Path, **settings: Any) -> Mesh:
 @pytest.fixture
 def mesh(tmp_path: Path) -> Iterator[Mesh]:
     with made(tmp_path, cold_start_grace=20.0) as mesh:
-        mesh.register().wait(60)
+        mesh.register().wait(5)
         yield mesh
 
 
@@ -221,7 +221,7 @@ def test_a_store_that_says_nothing_is_waited_for_once(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(memory.MemoryKeyValue, "watch", silent)
     with made(tmp_path, cold_start_grace=0.05) as mesh:
-        mesh.register().wait(60)
+        mesh.register().wait(5)
         http, other = mesh.http("orders"), mesh.client(Orders)
         assert http.get("/").status_code == 200
         assert other.slow() == {}

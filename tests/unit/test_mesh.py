@@ -80,7 +80,7 @@ def workers() -> int:
 
 
 def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 5
     while not condition():
         assert time.monotonic() < deadline
         threading.Event().wait(0.002)
@@ -107,7 +107,7 @@ def test_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_register_discover_call_leave(mesh: Mesh, settings: Settings) -> None:
     with mesh.register() as registration:
-        made = registration.wait(60)
+        made = registration.wait(5)
         assert made == registration.instance
         assert listed(settings) == [made]
         assert mesh.client(Orders).fetch(1) == {"port": 8080}
@@ -283,19 +283,19 @@ def test_registering_a_port_twice(mesh: Mesh) -> None:
 def test_two_registrations_of_one_id(settings: Settings, pauses: list[float]) -> None:
     named = settings.changed(instance_id="orders-1")
     with Mesh(named) as one, Mesh(named) as other, Mesh(named.changed(service="users")) as users:
-        one.register(8080).wait(60)
+        one.register(8080).wait(5)
         for mesh in (one, other):
             with pytest.raises(ConfigError, match=r"^MESH_INSTANCE_ID \(from code\): 'orders-1' is registered by this process"):
                 mesh.register(8081)
         users.register(8081)
         one.close()
-        other.register(8081).wait(60)
+        other.register(8081).wait(5)
         assert [each.port for each in listed(settings) if each.service == "orders"] == [8081]
 
 
 def test_an_advertised_port_is_enough(settings: Settings, pauses: list[float]) -> None:
     with Mesh(settings.changed(port=0, advertise="10.0.0.5:80")) as mesh:
-        assert mesh.register().wait(60).netloc == "10.0.0.5:80"
+        assert mesh.register().wait(5).netloc == "10.0.0.5:80"
 
 
 class Sockets:
@@ -388,7 +388,7 @@ def recorded(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> tuple[Mesh,
 def test_the_order_of_leaving(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     mesh, noted = recorded(settings.changed(drain_wait=35.0, drain_timeout=7.0), monkeypatch)
     monkeypatch.setattr(mesh._engine, "close", lambda: noted.append("close connections"))
-    mesh.register().wait(60)
+    mesh.register().wait(5)
     mesh.close()
     assert noted == ["register", "deregister", "wait 35.1 draining=True", "drain 7", "close registry", "close connections"]
 
@@ -401,7 +401,7 @@ def test_how_long_consumers_need_to_know(
 ) -> None:
     mesh, noted = recorded(settings, monkeypatch)
     registration = mesh.register()
-    registration.wait(60)
+    registration.wait(5)
     object.__setattr__(mesh.settings.registry, "scheme", registry)
     registration.close()
     assert f"wait {wait:g} draining=True" in noted
@@ -426,7 +426,7 @@ def test_nobody_is_waited_for_where_nobody_was_told(settings: Settings, monkeypa
 
 def test_closing_twice_or_after_the_mesh(mesh: Mesh, pauses: list[float]) -> None:
     registration = mesh.register()
-    registration.wait(60)
+    registration.wait(5)
     registration.close()
     registration.close()
     mesh.close()
@@ -439,7 +439,7 @@ def test_closing_twice_or_after_the_mesh(mesh: Mesh, pauses: list[float]) -> Non
 
 def test_closing_from_many_threads_is_done_once(mesh: Mesh, pauses: list[float]) -> None:
     registration = mesh.register()
-    registration.wait(60)
+    registration.wait(5)
     threads = [threading.Thread(target=registration.close) for _ in range(8)]
     for thread in threads:
         thread.start()
@@ -452,7 +452,7 @@ def test_in_a_child_process_closing_does_nothing(
     mesh: Mesh, settings: Settings, pauses: list[float], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     registration = mesh.register()
-    registration.wait(60)
+    registration.wait(5)
     real = os.getpid()
     monkeypatch.setattr(os, "getpid", lambda: real + 1)
     registration.close()
@@ -478,17 +478,17 @@ def test_a_registry_that_hangs_does_not_hold_up_the_end(settings: Settings, monk
 
     monkeypatch.setattr(mesh._backend.registry, "deregister", hang)  # type: ignore[union-attr]
     registration = mesh.register()
-    registration.wait(60)
+    registration.wait(5)
     start = time.monotonic()
     registration.close()
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 2.0
     assert noted[-1] == "drain 30"
     mesh.close()
 
 
 def test_requests_in_flight_are_reported(mesh: Mesh, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     registration = mesh.register()
-    registration.wait(60)
+    registration.wait(5)
     monkeypatch.setattr(mesh.in_flight, "wait", lambda _: False)
     mesh.in_flight.begin()
     registration.close()
@@ -511,7 +511,7 @@ def test_whom_leaving_waits_for(mesh: Mesh, settings: Settings, pauses: list[flo
     """Consumers, and requests in flight; or those only; or nobody."""
     drains: list[float] = []
     monkeypatch.setattr(mesh.in_flight, "wait", lambda timeout: drains.append(timeout) is None)
-    mesh.register().wait(60)
+    mesh.register().wait(5)
     mesh.leave(**how)
     assert listed(settings) == []
     assert len(pauses) + len(drains) == waits
@@ -521,7 +521,7 @@ def test_who_comes_second_waits_for_the_first(mesh: Mesh, monkeypatch: pytest.Mo
     """A process that is told to end must not, while another thread of it is leaving; but a signal's handler must not wait for
     what it has interrupted."""
     registration = mesh.register()
-    registration.wait(60)
+    registration.wait(5)
     order: list[str] = []
 
     def drain(_: float) -> bool:
@@ -553,7 +553,7 @@ def test_who_ends_while_it_looks_for_its_port_is_not_registered(mesh: Mesh, monk
 
 def test_statuses(mesh: Mesh, settings: Settings) -> None:
     registration = mesh.register()
-    registration.wait(60)
+    registration.wait(5)
     for act, status in (
         (registration.drain, Status.DRAINING), (registration.up, Status.UP),
         (registration.maintenance, Status.MAINTENANCE), (lambda: registration.maintenance(False), Status.UP),
@@ -569,7 +569,7 @@ def test_statuses(mesh: Mesh, settings: Settings) -> None:
 def test_a_closed_mesh_can_be_used_again(mesh: Mesh, settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(3):
         registration = mesh.register()
-        registration.wait(60)
+        registration.wait(5)
         assert not mesh.in_flight.draining
         orders = mesh.client(Orders)
         eventually(lambda: mesh.view("orders").live)
@@ -724,7 +724,7 @@ def test_closing_from_two_threads_at_once(mesh: Mesh, monkeypatch: pytest.Monkey
 
 def test_a_child_process_starts_afresh(mesh: Mesh, settings: Settings) -> None:
     """What the fork hook does, without a fork."""
-    mesh.register().wait(60)
+    mesh.register().wait(5)
     mesh.client(Orders).fetch(1)
     served = mesh.wsgi(lambda environ, start: [])  # type: ignore[arg-type]
     worker, parent = mesh._worker, mesh._worker._loop
@@ -742,14 +742,14 @@ def test_a_child_process_starts_afresh(mesh: Mesh, settings: Settings) -> None:
     assert parent is not None
     assert thread is not None
     parent.call_soon_threadsafe(parent.stop)
-    thread.join(60)
+    thread.join(5)
     for registration in registrations:
         atexit.unregister(registration.close)
 
 
 def test_a_child_that_serves_joins_its_parent(mesh: Mesh, settings: Settings) -> None:
     """One that does not serve never does."""
-    mesh.register(8080).wait(60)
+    mesh.register(8080).wait(5)
     of_parent = mesh._registrations[0]
     mesh._forked()
     mesh.client(Orders).fetch(1)
@@ -760,7 +760,7 @@ def test_a_child_that_serves_joins_its_parent(mesh: Mesh, settings: Settings) ->
         body.close()
     (joined,) = mesh._registrations
     assert joined is not of_parent
-    assert joined.wait(60).port == 8080
+    assert joined.wait(5).port == 8080
     atexit.unregister(of_parent.close)
 
 
@@ -806,7 +806,7 @@ def test_the_end_of_the_server_closes_what_is_registered(mesh: Mesh, settings: S
         pass
 
     messages = iter(("lifespan.startup", "lifespan.shutdown"))
-    mesh.register().wait(60)
+    mesh.register().wait(5)
     asyncio.run(mesh.asgi(app)({"type": "lifespan"}, receive, send))
     assert listed(settings) == []
     assert pauses == [], "nobody is served any more while it would wait"

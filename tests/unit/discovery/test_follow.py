@@ -280,9 +280,9 @@ def test_a_disk_that_hangs_does_not_keep_it_from_the_registry(monkeypatch: pytes
 
     async def main() -> None:
         world = World(Scripted([DOWN], [listed("a")]), cold_start_timeout=0.05)
-        monkeypatch.setattr(world.disk, "load", lambda _service: repaired.wait(60) and None)
+        monkeypatch.setattr(world.disk, "load", lambda _service: repaired.wait(5) and None)
         world.view.attend()
-        for _ in range(3000):
+        for _ in range(200):
             if world.view.live:
                 break
             await asyncio.sleep(0.01)

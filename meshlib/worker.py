@@ -71,17 +71,19 @@ class Worker:
 
     def spawn(self, work: Work[T]) -> Future[T]:
         """Run ``work()`` on the loop."""
-        try:
-            return self._spawn(work)
-        except RuntimeError:  # stopped by another thread in between: a new one
-            return self._spawn(work)
+        while (future := self._spawn(work)) is None:
+            pass  # stopped by another thread in between: a new one
+        return future
 
-    def _spawn(self, work: Work[T]) -> Future[T]:
+    def _spawn(self, work: Work[T]) -> Future[T] | None:
+        """None when the loop was closed meanwhile."""
         loop, coroutine = self.loop(), work()
         try:
             future = asyncio.run_coroutine_threadsafe(coroutine, loop)
         except RuntimeError:
             coroutine.close()
+            if loop.is_closed():
+                return None
             raise
         self._running.add(future)  # the loop itself holds its tasks only weakly
         future.add_done_callback(self._running.discard)

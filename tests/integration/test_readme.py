@@ -105,7 +105,7 @@ def listed(registry: str, namespace: str) -> list[str]:
 
 def test_the_clean_environment_has_nothing_else(clean: Path) -> None:
     code = "import meshlib, importlib.util as u; print(meshlib.__file__, u.find_spec('pytest'), u.find_spec('tests'))"
-    said = subprocess.run([clean / "python", "-c", code], cwd=clean, capture_output=True, text=True, check=True).stdout
+    said = subprocess.run([clean / "python", "-I", "-c", code], cwd=clean, capture_output=True, text=True, check=True).stdout
     assert said.split()[1:] == ["None", "None"]
     assert str(clean.parent) in said
 

@@ -71,18 +71,18 @@ class Worker:
 
     def spawn(self, work: Work[T]) -> Future[T]:
         """Run ``work()`` on the loop."""
-        try:
-            return self._spawn(work)
-        except RuntimeError:  # stopped by another thread in between: a new one
-            return self._spawn(work)
+        while (future := self._spawn(work)) is None:
+            pass  # stopped by another thread in between: a new one
+        return future
 
-    def _spawn(self, work: Work[T]) -> Future[T]:
+    def _spawn(self, work: Work[T]) -> Future[T] | None:
+        """None when the loop is being stopped: what it is given then, it may have no time to begin, or to say so."""
         loop, coroutine = self.loop(), work()
-        try:
-            future = asyncio.run_coroutine_threadsafe(coroutine, loop)
-        except RuntimeError:
+        with self._lock:
+            future = asyncio.run_coroutine_threadsafe(coroutine, loop) if loop is self._loop else None
+        if future is None:
             coroutine.close()
-            raise
+            return None
         self._running.add(future)  # the loop itself holds its tasks only weakly
         future.add_done_callback(self._running.discard)
         return future

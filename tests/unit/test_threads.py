@@ -23,7 +23,7 @@ def test_without_any_thread_the_caller_does_the_work(monkeypatch: pytest.MonkeyP
 
 def test_threads_that_are_there_do_it(monkeypatch: pytest.MonkeyPatch) -> None:
     executor = DaemonExecutor(2, "test")
-    first = executor.submit(threading.current_thread).result(5)
+    first = executor.submit(threading.current_thread).result(30)
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    assert executor.submit(threading.current_thread).result(5) is first
+    assert executor.submit(threading.current_thread).result(30) is first
     executor.shutdown()

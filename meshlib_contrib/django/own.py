@@ -46,6 +46,9 @@ class _Client:
         self._cls = cls
 
     def __getattr__(self, name: str) -> Any:
+        # Whoever only looks a module over, as pytest does while it collects, asks for names of its own: no reason for a mesh.
+        if name.startswith("__") or not hasattr(self._cls, name):
+            raise AttributeError(f"{self._cls.__qualname__} has no {name!r}")
         return getattr(_once(self._cls, lambda: get_mesh().client(self._cls)), name)
 
     def __repr__(self) -> str:

@@ -267,6 +267,14 @@ class TestMesh:
             assert stock.level("tea") == 7
             assert own._made[Stock] is not first
 
+    def test_looking_a_client_over_makes_no_mesh(self) -> None:
+        """As pytest does with all that is in a module: it would be one on the registry of whoever runs the tests."""
+        own.forget()
+        looked = [hasattr(stock, name) for name in ("pytestmark", "__test__", "__name__", "__wrapped__", "levels")]
+        assert (any(looked), own._made) == (False, {})
+        assert stock.level("tea") == 7
+        assert Stock in own._made, "the control: a method does"
+
     def test_a_test_that_overrides_something_else(self, mesh: Mesh) -> None:
         with override_settings(DEBUG=True):
             assert get_mesh() is mesh

@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-THREADS = 1.0
-"""Real seconds that a virtual loop gives a thread before it lets time go on."""
+THREADS = 5.0
+"""Real seconds that a virtual loop gives a thread before it lets time go on: more than a busy machine keeps one waiting for its
+turn, or time would go on without it."""
 
 
 class FakeClock:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from meshlib.discovery.listening import Listener
 from meshlib.errors import RegistryDenied, RegistryUnavailable
 from meshlib.testing import FakeClock, run_virtual
 from tests.servers.base import eventually
+from tests.unit.wiring import end_parents
 
 
 def ports(*numbers: int, local: bool = False) -> list[Listener]:
@@ -215,6 +217,7 @@ class TestMesh:
         settings = Settings(registry=f"memory://{tmp_path}", state_dir=str(tmp_path), service="orders", drain_timeout=0)
         with Mesh(settings) as mesh:
             yield mesh
+        end_parents()
 
     def test_registered_once_and_ready_then(self, mesh: Mesh) -> None:
         assert mesh._standing().hindrance == ""
@@ -222,7 +225,7 @@ class TestMesh:
         assert mesh._standing().hindrance == "starting"
         wait(lambda: bool(mesh._registrations))
         registration = mesh._registrations[0]
-        assert registration.wait().port == 8000
+        assert registration.wait(30).port == 8000
         assert mesh._standing().hindrance == ""
         mesh.announce(lambda: ports(8001))
         assert mesh._registrations == [registration]
@@ -240,7 +243,7 @@ class TestMesh:
         assert mesh._standing().registration is None
 
     def test_whoever_leaves_is_not_ready_and_does_not_come_back(self, mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("meshlib.lifecycle.time.sleep", lambda _: None)
+        monkeypatch.setattr("meshlib.lifecycle.time", SimpleNamespace(sleep=lambda _: None))
         mesh.announce(lambda: ports(8000))
         wait(lambda: bool(mesh._registrations))
         mesh.leave()
@@ -262,7 +265,7 @@ class TestMesh:
 
     def test_maintenance(self, mesh: Mesh) -> None:
         registration = mesh.register(8000)
-        registration.wait()
+        registration.wait(30)
         registration.maintenance()
         wait(lambda: mesh._standing().hindrance == "maintenance")
         registration.up()
@@ -292,7 +295,7 @@ class TestRegistryThatDoesNotTakeUs:
         settings = Settings(registry=f"memory://{tmp_path}", state_dir=str(tmp_path), service="orders", drain_timeout=0)
         with Mesh(settings.changed(ttl=0.03)) as mesh:
             registration = mesh.register(8000)
-            registration.wait()
+            registration.wait(30)
 
             async def refusing() -> Any:
                 raise RegistryDenied("no such token")
@@ -304,4 +307,4 @@ class TestRegistryThatDoesNotTakeUs:
 
 def wait(condition: Callable[[], bool]) -> None:
     """Until the control plane has done it."""
-    eventually(condition, within=10)
+    eventually(condition, within=30)

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import httpx2
@@ -40,6 +41,8 @@ from meshlib.discovery.view import View
 from meshlib.flow import Wait
 from meshlib.mesh import consuming as module
 from meshlib.model import Instance, Status
+from tests.servers.base import eventually
+from tests.unit.wiring import end_parents
 
 
 @service_client("orders")
@@ -57,11 +60,16 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(registry=f"memory://{tmp_path}", state_dir=str(tmp_path), service="orders", port=8080)
 
 
+def sleeping(monkeypatch: pytest.MonkeyPatch, sleep: Callable[[float], object]) -> None:
+    """Have who leaves ``sleep``; other threads of this process sleep as ever."""
+    monkeypatch.setattr("meshlib.lifecycle.time", SimpleNamespace(sleep=sleep))
+
+
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Instead of sleeping, note for how long."""
     noted: list[float] = []
-    monkeypatch.setattr(time, "sleep", noted.append)
+    sleeping(monkeypatch, noted.append)
     return noted
 
 
@@ -69,21 +77,15 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def mesh(settings: Settings, pauses: list[float]) -> Iterator[Mesh]:
     with Mesh(settings, transport=lambda _: httpx2.MockTransport(answer)) as mesh:
         yield mesh
+    end_parents()
 
 
 def listed(settings: Settings) -> list[Instance]:
     return [instance for instance, _ in memory.store(settings.registry.path).instances.values()]
 
 
-def workers() -> int:
-    return [thread.name for thread in threading.enumerate()].count("meshlib-worker")
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline
-        threading.Event().wait(0.002)
+def workers() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "meshlib-worker"}
 
 
 # -- wiring
@@ -93,7 +95,7 @@ def test_a_mesh_by_itself_starts_nothing(settings: Settings) -> None:
     before = workers()
     mesh = Mesh(settings)
     mesh.http("orders")
-    assert workers() == before
+    assert workers() <= before, "one that another test left may end meanwhile"
     mesh.close()
     mesh.close()
 
@@ -107,7 +109,7 @@ def test_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_register_discover_call_leave(mesh: Mesh, settings: Settings) -> None:
     with mesh.register() as registration:
-        made = registration.wait(5)
+        made = registration.wait(30)
         assert made == registration.instance
         assert listed(settings) == [made]
         assert mesh.client(Orders).fetch(1) == {"port": 8080}
@@ -283,19 +285,19 @@ def test_registering_a_port_twice(mesh: Mesh) -> None:
 def test_two_registrations_of_one_id(settings: Settings, pauses: list[float]) -> None:
     named = settings.changed(instance_id="orders-1")
     with Mesh(named) as one, Mesh(named) as other, Mesh(named.changed(service="users")) as users:
-        one.register(8080).wait(5)
+        one.register(8080).wait(30)
         for mesh in (one, other):
             with pytest.raises(ConfigError, match=r"^MESH_INSTANCE_ID \(from code\): 'orders-1' is registered by this process"):
                 mesh.register(8081)
         users.register(8081)
         one.close()
-        other.register(8081).wait(5)
+        other.register(8081).wait(30)
         assert [each.port for each in listed(settings) if each.service == "orders"] == [8081]
 
 
 def test_an_advertised_port_is_enough(settings: Settings, pauses: list[float]) -> None:
     with Mesh(settings.changed(port=0, advertise="10.0.0.5:80")) as mesh:
-        assert mesh.register().wait(5).netloc == "10.0.0.5:80"
+        assert mesh.register().wait(30).netloc == "10.0.0.5:80"
 
 
 class Sockets:
@@ -380,7 +382,7 @@ def recorded(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> tuple[Mesh,
     mesh = Mesh(settings)
     mesh._backend = memory.Backend(Recorder(memory.store(settings.registry.path), noted), None)
     in_flight = mesh.in_flight
-    monkeypatch.setattr(time, "sleep", lambda seconds: noted.append(f"wait {seconds:g} draining={in_flight.draining}"))
+    sleeping(monkeypatch, lambda seconds: noted.append(f"wait {seconds:g} draining={in_flight.draining}"))
     monkeypatch.setattr(in_flight, "wait", lambda seconds: noted.append(f"drain {seconds:g}") or True)
     return mesh, noted
 
@@ -388,7 +390,7 @@ def recorded(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> tuple[Mesh,
 def test_the_order_of_leaving(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     mesh, noted = recorded(settings.changed(drain_wait=35.0, drain_timeout=7.0), monkeypatch)
     monkeypatch.setattr(mesh._engine, "close", lambda: noted.append("close connections"))
-    mesh.register().wait(5)
+    mesh.register().wait(30)
     mesh.close()
     assert noted == ["register", "deregister", "wait 35.1 draining=True", "drain 7", "close registry", "close connections"]
 
@@ -401,7 +403,7 @@ def test_how_long_consumers_need_to_know(
 ) -> None:
     mesh, noted = recorded(settings, monkeypatch)
     registration = mesh.register()
-    registration.wait(5)
+    registration.wait(30)
     object.__setattr__(mesh.settings.registry, "scheme", registry)
     registration.close()
     assert f"wait {wait:g} draining=True" in noted
@@ -416,6 +418,7 @@ def test_nobody_is_waited_for_where_nobody_was_told(settings: Settings, monkeypa
 
     monkeypatch.setattr(mesh, "_registry", unreachable)
     registration = mesh.register()
+    eventually(lambda: registration._reconciler.problem != "")
     with pytest.raises(TimeoutError, match=r"not registered after 0.1 s: x \(from code\): y"):
         registration.wait(0.1)
     registration.close()
@@ -426,7 +429,7 @@ def test_nobody_is_waited_for_where_nobody_was_told(settings: Settings, monkeypa
 
 def test_closing_twice_or_after_the_mesh(mesh: Mesh, pauses: list[float]) -> None:
     registration = mesh.register()
-    registration.wait(5)
+    registration.wait(30)
     registration.close()
     registration.close()
     mesh.close()
@@ -439,7 +442,7 @@ def test_closing_twice_or_after_the_mesh(mesh: Mesh, pauses: list[float]) -> Non
 
 def test_closing_from_many_threads_is_done_once(mesh: Mesh, pauses: list[float]) -> None:
     registration = mesh.register()
-    registration.wait(5)
+    registration.wait(30)
     threads = [threading.Thread(target=registration.close) for _ in range(8)]
     for thread in threads:
         thread.start()
@@ -449,17 +452,16 @@ def test_closing_from_many_threads_is_done_once(mesh: Mesh, pauses: list[float])
 
 
 def test_in_a_child_process_closing_does_nothing(
-    mesh: Mesh, settings: Settings, pauses: list[float], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    mesh: Mesh, settings: Settings, pauses: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     registration = mesh.register()
-    registration.wait(5)
-    real = os.getpid()
-    monkeypatch.setattr(os, "getpid", lambda: real + 1)
+    registration.wait(30)
+    registration._pid += 1
     registration.close()
     registration.drain()
     assert "its child cannot set it to draining" in caplog.records[-1].getMessage()
     assert not registration.registrar
-    monkeypatch.setattr(os, "getpid", lambda: real)
+    registration._pid -= 1
     assert registration.registrar
     assert len(listed(settings)) == 1
     assert not mesh.in_flight.draining
@@ -478,17 +480,17 @@ def test_a_registry_that_hangs_does_not_hold_up_the_end(settings: Settings, monk
 
     monkeypatch.setattr(mesh._backend.registry, "deregister", hang)  # type: ignore[union-attr]
     registration = mesh.register()
-    registration.wait(5)
+    registration.wait(30)
     start = time.monotonic()
     registration.close()
-    assert time.monotonic() - start < 2.0
+    assert time.monotonic() - start < 20.0, "without a limit it would be for ever"
     assert noted[-1] == "drain 30"
     mesh.close()
 
 
 def test_requests_in_flight_are_reported(mesh: Mesh, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     registration = mesh.register()
-    registration.wait(5)
+    registration.wait(30)
     monkeypatch.setattr(mesh.in_flight, "wait", lambda _: False)
     mesh.in_flight.begin()
     registration.close()
@@ -511,7 +513,7 @@ def test_whom_leaving_waits_for(mesh: Mesh, settings: Settings, pauses: list[flo
     """Consumers, and requests in flight; or those only; or nobody."""
     drains: list[float] = []
     monkeypatch.setattr(mesh.in_flight, "wait", lambda timeout: drains.append(timeout) is None)
-    mesh.register().wait(5)
+    mesh.register().wait(30)
     mesh.leave(**how)
     assert listed(settings) == []
     assert len(pauses) + len(drains) == waits
@@ -521,7 +523,7 @@ def test_who_comes_second_waits_for_the_first(mesh: Mesh, monkeypatch: pytest.Mo
     """A process that is told to end must not, while another thread of it is leaving; but a signal's handler must not wait for
     what it has interrupted."""
     registration = mesh.register()
-    registration.wait(5)
+    registration.wait(30)
     order: list[str] = []
 
     def drain(_: float) -> bool:
@@ -553,7 +555,7 @@ def test_who_ends_while_it_looks_for_its_port_is_not_registered(mesh: Mesh, monk
 
 def test_statuses(mesh: Mesh, settings: Settings) -> None:
     registration = mesh.register()
-    registration.wait(5)
+    registration.wait(30)
     for act, status in (
         (registration.drain, Status.DRAINING), (registration.up, Status.UP),
         (registration.maintenance, Status.MAINTENANCE), (lambda: registration.maintenance(False), Status.UP),
@@ -569,7 +571,7 @@ def test_statuses(mesh: Mesh, settings: Settings) -> None:
 def test_a_closed_mesh_can_be_used_again(mesh: Mesh, settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(3):
         registration = mesh.register()
-        registration.wait(5)
+        registration.wait(30)
         assert not mesh.in_flight.draining
         orders = mesh.client(Orders)
         eventually(lambda: mesh.view("orders").live)
@@ -678,7 +680,7 @@ def test_the_mesh_is_closed_while_a_call_begins_to_follow(mesh: Mesh, monkeypatc
     with monkeypatch.context() as beginning:
         beginning.setattr(mesh._worker, "report", met)
         orders.attend()
-    closer.join(10)
+    closer.join(30)
     orders.attend()
     eventually(lambda: orders.live and followers.now == followers.most)
     assert followers.most == (2 if control else 1)
@@ -724,7 +726,7 @@ def test_closing_from_two_threads_at_once(mesh: Mesh, monkeypatch: pytest.Monkey
 
 def test_a_child_process_starts_afresh(mesh: Mesh, settings: Settings) -> None:
     """What the fork hook does, without a fork."""
-    mesh.register().wait(5)
+    mesh.register().wait(30)
     mesh.client(Orders).fetch(1)
     served = mesh.wsgi(lambda environ, start: [])  # type: ignore[arg-type]
     worker, parent = mesh._worker, mesh._worker._loop
@@ -742,14 +744,14 @@ def test_a_child_process_starts_afresh(mesh: Mesh, settings: Settings) -> None:
     assert parent is not None
     assert thread is not None
     parent.call_soon_threadsafe(parent.stop)
-    thread.join(5)
+    thread.join(30)
     for registration in registrations:
         atexit.unregister(registration.close)
 
 
 def test_a_child_that_serves_joins_its_parent(mesh: Mesh, settings: Settings) -> None:
     """One that does not serve never does."""
-    mesh.register(8080).wait(5)
+    mesh.register(8080).wait(30)
     of_parent = mesh._registrations[0]
     mesh._forked()
     mesh.client(Orders).fetch(1)
@@ -760,7 +762,7 @@ def test_a_child_that_serves_joins_its_parent(mesh: Mesh, settings: Settings) ->
         body.close()
     (joined,) = mesh._registrations
     assert joined is not of_parent
-    assert joined.wait(5).port == 8080
+    assert joined.wait(30).port == 8080
     atexit.unregister(of_parent.close)
 
 
@@ -806,7 +808,7 @@ def test_the_end_of_the_server_closes_what_is_registered(mesh: Mesh, settings: S
         pass
 
     messages = iter(("lifespan.startup", "lifespan.shutdown"))
-    mesh.register().wait(5)
+    mesh.register().wait(30)
     asyncio.run(mesh.asgi(app)({"type": "lifespan"}, receive, send))
     assert listed(settings) == []
     assert pauses == [], "nobody is served any more while it would wait"
@@ -832,7 +834,7 @@ def test_a_fork_without_hooks_is_noticed_before_a_lock_is_taken(mesh: Mesh, monk
 def run(code: str, **environ: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-X", "dev", "-W", "error", "-c", textwrap.dedent(code)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **environ}
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
 
 
 def test_an_interpreter_with_an_open_mesh_ends_clean_and_deregisters(tmp_path: Path) -> None:

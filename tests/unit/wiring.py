@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx2
 
+from meshlib import worker
 from meshlib.balance.fleet import Fleet
 from meshlib.client.stack import Stack
 from meshlib.model import Instance, ServiceUrl, Snapshot
@@ -41,6 +42,14 @@ class Dropping(httpx2.SyncByteStream, httpx2.AsyncByteStream):
 
     async def aclose(self) -> None:
         self.closed += 1
+
+
+def end_parents() -> None:
+    """Where a fork was only played, what the parent left runs in this process, and would go on under the tests that follow."""
+    for loop, _ in worker._abandoned:  # type: ignore[misc, attr-defined]
+        if loop is not None and loop.is_running():
+            loop.call_soon_threadsafe(loop.stop)
+    worker._abandoned.clear()
 
 
 class World:

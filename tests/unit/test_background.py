@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -107,11 +106,11 @@ def test_a_child_process_begins_anew() -> None:
     gate.set()
 
 
-def test_a_fork_that_ran_no_hook_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fork_that_ran_no_hook_is_noticed() -> None:
     some, over = Background(), threading.Event()
     some._jobs.update(range(background.AT_ONCE))
     assert not some.run(over.set)
-    monkeypatch.setattr(os, "getpid", lambda: -1)
+    some._pid = -1
     assert some.run(over.set)
     assert over.wait(PATIENCE)
 

@@ -169,21 +169,21 @@ class TestWait:
         future: Future[None] = Future()
         future.set_result(None)
         seen: list[bool] = []
-        SHELLS[shell](compose([waiting(9.0, future, seen)]), call_to(), Script(OK))
+        SHELLS[shell](compose([waiting(60.0, future, seen)]), call_to(), Script(OK))
         assert seen == [True]
 
     def test_resolved_with_an_error_counts_as_resolved(self, shell: str) -> None:
         future: Future[None] = Future()
         future.set_exception(OSError())
         seen: list[bool] = []
-        SHELLS[shell](compose([waiting(9.0, future, seen)]), call_to(), Script(OK))
+        SHELLS[shell](compose([waiting(60.0, future, seen)]), call_to(), Script(OK))
         assert seen == [True]
 
     def test_cancelled_counts_as_resolved(self, shell: str) -> None:
         future: Future[None] = Future()
         future.cancel()
         seen: list[bool] = []
-        SHELLS[shell](compose([waiting(9.0, future, seen)]), call_to(), Script(OK))
+        SHELLS[shell](compose([waiting(60.0, future, seen)]), call_to(), Script(OK))
         assert seen == [True]
 
     def test_resolved_from_another_thread(self, shell: str) -> None:
@@ -195,7 +195,7 @@ class TestWait:
             other.start()
             return (yield from proceed(call))
 
-        SHELLS[shell](compose([start_other, waiting(9.0, future, seen)]), call_to(), Script(OK))
+        SHELLS[shell](compose([start_other, waiting(60.0, future, seen)]), call_to(), Script(OK))
         other.join()
         assert seen == [True]
 
@@ -403,14 +403,18 @@ class TestRace:
     """What the rows cannot show: attempts that are under way at the same time."""
 
     def test_the_second_overtakes_the_first_in_threads(self) -> None:
-        release, dropped, sent = threading.Event(), threading.Event(), []
+        began, release, dropped = threading.Event(), threading.Event(), threading.Event()
+        sent: list[bytes] = []
 
         class Slow(Script):
             def send(self, call: Call) -> Any:
-                sent.append(call.path)
                 if call.path == b"/1":
-                    assert release.wait(10)
+                    sent.append(call.path)
+                    began.set()
+                    assert release.wait(30)
                     return OK
+                assert began.wait(30), "its thread may be later than the delay"
+                sent.append(call.path)
                 return SPARE
 
             def drop(self, response: Any) -> None:
@@ -421,7 +425,7 @@ class TestRace:
         assert run(compose([layer]), call_to(), Slow()) is SPARE
         assert sent == [b"/1", b"/2"]
         release.set()
-        assert dropped.wait(10), "the loser's answer is closed when it comes"
+        assert dropped.wait(30), "the loser's answer is closed when it comes"
 
     def test_the_loser_is_cancelled_in_tasks(self) -> None:
         cancelled: list[bytes] = []

@@ -41,7 +41,7 @@ Handler = Callable[[httpx2.Request], Any]
 
 def backend(handler: Handler, hosts: int = 1, **settings: Any) -> Backend:
     names = tuple((f"host{number}", 8500) for number in range(hosts))
-    client = ControlClient(names, timeout=1, transport=httpx2.MockTransport(handler))
+    client = ControlClient(names, timeout=30, transport=httpx2.MockTransport(handler))
     return backend_over(client, Settings(registry="consul://host0", **settings), names)
 
 

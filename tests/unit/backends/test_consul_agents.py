@@ -33,7 +33,7 @@ class Agents:
         self.services: dict[str, dict[str, Any]] = {name: {} for name in NAMES}
         self.down, self.broken, self.silent = set[str](), set[str](), set[str]()
         self.asked: Counter[str] = Counter()
-        client = ControlClient(tuple((name, 8500) for name in NAMES), timeout=1, transport=httpx2.MockTransport(self.answer))
+        client = ControlClient(tuple((name, 8500) for name in NAMES), timeout=30, transport=httpx2.MockTransport(self.answer))
         self.registry = backend_over(client, Settings(registry="consul://one,two")).registry
         self.client = client
 
@@ -118,9 +118,10 @@ def silent(agents: Agents) -> None:
 async def test_an_agent_that_cannot_be_told_is_told_later(
     agents: Agents, trouble: Callable[[Agents], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(consul_registry, "ELSEWHERE", 0.01)
     trouble(agents)
-    assert await agents.registry.heartbeat(ONE, 15) is True
+    with monkeypatch.context() as impatient:
+        impatient.setattr(consul_registry, "ELSEWHERE", 0.01)
+        assert await agents.registry.heartbeat(ONE, 15) is True
     assert agents.holding() == ["one", "two"]
     assert agents.client.base.startswith("http://two")  # nobody changed hosts for that
     agents.down, agents.broken, agents.silent = set(), set(), set()

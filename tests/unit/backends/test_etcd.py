@@ -120,7 +120,7 @@ class FakeEtcd:
         self.seen: list[tuple[str, dict[str, Any]]] = []
         self.tokens: list[str] = []
         self.streams: list[Script] = []
-        self.client = ControlClient(HOSTS, timeout=3, transport=httpx2.MockTransport(self.answer))
+        self.client = ControlClient(HOSTS, timeout=30, transport=httpx2.MockTransport(self.answer))
 
     async def answer(self, request: httpx2.Request) -> httpx2.Response:
         name = request.url.path.rpartition("/")[2]
@@ -551,8 +551,11 @@ class TestWatch:
             await listings(server.registry(), 2)
 
     async def test_that_does_not_open_has_a_deadline(self) -> None:
-        server = FakeEtcd(range=[ranged()], watch=[[SILENCE]])
-        server.client.timeout = 0.01
+        def impatient(_: str) -> Any:
+            server.client.timeout = 0.01  # from now on: what is listed before has all its time
+            return ranged()
+
+        server = FakeEtcd(confirming=False, range=[ranged(), impatient], watch=[[SILENCE]])
         with pytest.raises(RegistryUnavailable, match="opened no watch"):
             await listings(server.registry(), 2)
 

@@ -363,9 +363,8 @@ async def test_nothing_looks_for_changes_once_nobody_watches(mesh: Local) -> Non
 
 async def test_a_child_process_is_refused(mesh: Local, monkeypatch: pytest.MonkeyPatch) -> None:
     await mesh.registry.register(instance(), 30)
-    parent = os.getpid()
     with monkeypatch.context() as child:
-        child.setattr(os, "getpid", lambda: parent + 1)
+        child.setattr(mesh.database, "_pid", mesh.database._pid + 1)
         with pytest.raises(RegistryUnavailable, match="open a backend of its own after a fork"):
             await mesh.registry.fetch(ORDERS)
         await mesh.database.close()  # does nothing there

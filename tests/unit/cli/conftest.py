@@ -22,7 +22,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tmp_path.chmod(0o700)
     monkeypatch.setenv("MESH_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("MESH_REGISTRY", f"memory://{tmp_path}")
-    monkeypatch.setenv("MESH_COLD_START_TIMEOUT", "0.5")
+    monkeypatch.setenv("MESH_COLD_START_TIMEOUT", "20")
 
 
 @pytest.fixture

@@ -85,7 +85,7 @@ class Storm:
             thread.start()
         chance = random.Random(99)
         try:
-            give_up = time.monotonic() + 30.0
+            give_up = time.monotonic() + 120.0
             for number in itertools.count():
                 self.change(chance)
                 if time.monotonic() > give_up or (number >= CHANGES and enough()):

@@ -49,7 +49,8 @@ class Worker:
 
     def _reset(self) -> None:
         self._pid = 0
-        self._lock = threading.Lock()
+        # Reentrant: a flow that nobody finished may be collected, and have something done here, wherever this thread is.
+        self._lock = threading.RLock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | GreenThread | None = None
         self._running: set[Future[Any]] = set()
@@ -76,15 +77,13 @@ class Worker:
         return future
 
     def _spawn(self, work: Work[T]) -> Future[T] | None:
-        """None when the loop was closed meanwhile."""
+        """None when the loop is being stopped: what it is given then, it may have no time to begin, or to say so."""
         loop, coroutine = self.loop(), work()
-        try:
-            future = asyncio.run_coroutine_threadsafe(coroutine, loop)
-        except RuntimeError:
+        with self._lock:
+            future = asyncio.run_coroutine_threadsafe(coroutine, loop) if loop is self._loop else None
+        if future is None:
             coroutine.close()
-            if loop.is_closed():
-                return None
-            raise
+            return None
         self._running.add(future)  # the loop itself holds its tasks only weakly
         future.add_done_callback(self._running.discard)
         return future

@@ -9,7 +9,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Coroutine, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any
 
 import pytest
@@ -159,23 +159,56 @@ def test_stopping_from_many_threads(worker: Worker) -> None:
 
 
 def test_spawning_while_it_is_stopped_is_never_an_error(worker: Worker) -> None:
-    problems: list[BaseException] = []
+    problems: list[object] = []
     done = threading.Event()
 
     def spawn() -> None:
         while not done.is_set():
             try:
-                worker.report(name)
+                if wait([worker.spawn(name)], PATIENCE).not_done:
+                    problems.append("forgotten: neither done nor cancelled")
             except BaseException as problem:
                 problems.append(problem)
 
     spawner = threading.Thread(target=spawn)
     spawner.start()
     for _ in range(100):
+        eventually(lambda: worker.running)
         worker.stop()
     done.set()
     spawner.join()
     assert not problems
+
+
+@pytest.mark.parametrize("closed", [True, False], ids=["stopped", "being stopped"])
+def test_what_it_is_given_too_late_is_done_when_it_is_started_again(worker: Worker, closed: bool) -> None:
+    """However often another thread stops it in between."""
+    stoppers: list[threading.Thread] = []
+
+    def late() -> Coroutine[Any, Any, str]:
+        if len(stoppers) < 3:
+            stoppers.append(threading.Thread(target=worker.stop))
+            stoppers[-1].start()
+            eventually(lambda: not worker.running)
+            if closed:
+                stoppers[-1].join()
+        return name()
+
+    assert worker.spawn(late).result(PATIENCE) == "test-worker"
+    for stopper in stoppers:
+        stopper.join()
+
+
+def test_what_is_collected_in_the_middle_of_spawning_may_spawn(worker: Worker) -> None:
+    spawned = threading.Event()
+
+    def collected() -> None:
+        with worker._lock:
+            worker.spawn(name).result(PATIENCE)
+        spawned.set()
+
+    threading.Thread(target=collected, daemon=True).start()
+    assert spawned.wait(PATIENCE)
 
 
 def test_another_process_starts_its_own(worker: Worker) -> None:

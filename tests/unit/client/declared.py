@@ -17,7 +17,7 @@ from tests.unit.wiring import Handler, World
 C = TypeVar("C")
 
 
-def client(cls: type[C], handler: Handler | World, *, name: str = "", timeout: float = 10.0) -> C:
+def client(cls: type[C], handler: Handler | World, *, name: str = "", timeout: float = 10.0, connect: float = 1.0) -> C:
     world = handler if isinstance(handler, World) else World(handler)
     target = ServiceUrl.parse(name) if name else declaration_of(cls).target
     clock = time.monotonic
@@ -27,7 +27,7 @@ def client(cls: type[C], handler: Handler | World, *, name: str = "", timeout: f
 
     return implement(  # type: ignore[no-any-return]
         cls, target, stack, SyncStub(world.engine, clock), AsyncStub(world.async_engine, clock),
-        timeout=timeout, connect=1.0,
+        timeout=timeout, connect=connect,
     )  # fmt: skip
 
 

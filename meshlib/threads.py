@@ -13,7 +13,7 @@ import queue
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from importlib import import_module
 from typing import Any, ParamSpec, TypeVar
@@ -28,13 +28,31 @@ def original(module: str, name: str) -> Any:
     return monkey.get_original(module, name) if monkey else getattr(import_module(module), name)
 
 
+def patched() -> bool:
+    """True where gevent makes greenlets of what ``threading`` starts."""
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_module_patched("threading"))
+
+
+def promise() -> Future[Any]:
+    """A Future that a thread of the operating system may settle while a greenlet waits for it.
+
+    What guards it is a lock of the operating system, held for an instant and never while waiting. One of gevent's would
+    forget the greenlet that wants it when another thread takes it twice in a row: that one waited for ever.
+    """
+    made: Future[Any] = Future()
+    if patched():
+        made._condition = threading.Condition(original("_thread", "RLock")())
+    return made
+
+
 class GreenThread:
     """What a ``threading.Thread`` is, of the operating system although gevent has patched ``threading``. It waits as gevent
     does, so that other greenlets go on meanwhile; a thread started so has no name."""
 
     def __init__(self, work: Callable[[], object]) -> None:
         self._work = work
-        self._ended: Future[None] = Future()
+        self._ended: Future[None] = promise()
 
     def start(self) -> None:
         """Start it. Raises RuntimeError when there can be no more threads."""
@@ -48,7 +66,8 @@ class GreenThread:
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until it has ended, at most ``timeout`` seconds."""
-        wait([self._ended], timeout)
+        with suppress(TimeoutError):
+            self._ended.result(timeout)
 
     def is_alive(self) -> bool:
         """True until its work is done."""
@@ -57,8 +76,7 @@ class GreenThread:
 
 def thread(work: Callable[[], object], name: str) -> threading.Thread | GreenThread:
     """A thread that does ``work`` once it is started, and keeps no interpreter from ending."""
-    monkey = sys.modules.get("gevent.monkey")
-    if monkey is not None and monkey.is_module_patched("threading"):
+    if patched():
         return GreenThread(work)
     return threading.Thread(target=work, name=name, daemon=True)
 
@@ -78,7 +96,7 @@ class DaemonExecutor(ThreadPoolExecutor):
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """See :meth:`concurrent.futures.Executor.submit`."""
-        future: Future[T] = Future()
+        future: Future[T] = promise()
         with self._guard:
             if self._closed:
                 raise RuntimeError("cannot schedule new futures after shutdown")

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, TypeAlias, TypeVar
 
-from meshlib.threads import DaemonExecutor, GreenThread, original, thread
+from meshlib.threads import DaemonExecutor, GreenThread, original, promise, thread
 
 log = logging.getLogger(__name__)
 
@@ -79,9 +79,11 @@ class Worker:
     def _spawn(self, work: Work[T]) -> Future[T] | None:
         """None when the loop is being stopped: what it is given then, it may have no time to begin, or to say so."""
         loop, coroutine = self.loop(), work()
+        future: Future[T] = promise()
         with self._lock:
-            future = asyncio.run_coroutine_threadsafe(coroutine, loop) if loop is self._loop else None
-        if future is None:
+            if given := loop is self._loop:
+                loop.call_soon_threadsafe(_begin, loop, coroutine, future)
+        if not given:
             coroutine.close()
             return None
         self._running.add(future)  # the loop itself holds its tasks only weakly
@@ -126,6 +128,30 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     if selector is selectors.DefaultSelector:
         return asyncio.new_event_loop()
     return asyncio.SelectorEventLoop(selector())  # gevent's selector waits with the greenlets of a thread; ours has none
+
+
+def _begin(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T], future: Future[T]) -> None:
+    """What ``asyncio.run_coroutine_threadsafe`` does on the loop, with a :func:`~meshlib.threads.promise`."""
+    task = loop.create_task(coroutine)
+
+    def cancel(settled: Future[T]) -> None:  # by its argument: no cycle, which would keep a result until it is collected
+        if settled.cancelled():
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(task.cancel)
+
+    task.add_done_callback(lambda _: _settle(future, task))
+    future.add_done_callback(cancel)
+
+
+def _settle(future: Future[T], task: asyncio.Task[T]) -> None:
+    if task.cancelled():
+        future.cancel()
+    if not future.set_running_or_notify_cancel():
+        return
+    if (problem := task.exception()) is not None:
+        future.set_exception(problem)
+    else:
+        future.set_result(task.result())
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:

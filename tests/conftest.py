@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,13 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     """Run ``item`` beside others, or alone."""
     with _turn(alone=item.get_closest_marker("alone") is not None):
         return (yield)
+
+
+def pytest_configure() -> None:
+    """Who is started in the background by a shell without job control ignores SIGINT, and so would all that tests start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        with suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ from meshlib.discovery.succession import successor_expected
 from meshlib.errors import MeshError, RegistryError, RegistryUnavailable
 from meshlib.model import Instance, Status, parse_host
 from meshlib.settings import Settings
+from meshlib.threads import promise
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class Reconciler:
         self.on_status: Callable[[Status], object] = lambda _: None
         self.registrar = False
         self.desired: Instance | None = None
-        self.made: Future[Instance] = Future()
+        self.made: Future[Instance] = promise()
         self.problem = ""
         self._told: type[MeshError] | None = None
 

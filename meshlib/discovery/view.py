@@ -16,6 +16,7 @@ from meshlib.balance.fleet import Fleet
 from meshlib.discovery.merge import Known
 from meshlib.flow import Wait
 from meshlib.model import ServiceUrl, Snapshot
+from meshlib.threads import promise
 
 FRESH = 60.0
 """Seconds for which a list is good to go on with when nothing has followed it meanwhile."""
@@ -91,7 +92,7 @@ class View:
         attempt brought none, and give the registry its moment where what is known is from before nobody called: addresses
         may have been given to others since."""
         if self.first.done() and (self.known is None or self.known.snapshot.age(self._wall()) > FRESH):
-            self.first = Future()  # before it is seen as followed: who sees that, waits for this one
+            self.first = promise()  # before it is seen as followed: who sees that, waits for this one
         self.epoch += 1
         self.followed = True
         return self.epoch
@@ -119,7 +120,7 @@ class View:
 
 
 def _done() -> Future[None]:
-    future: Future[None] = Future()
+    future: Future[None] = promise()
     future.set_result(None)
     return future
 

@@ -23,6 +23,7 @@ from meshlib.governance.document import Document
 from meshlib.model import ServiceUrl
 from meshlib.policies.base import Policy, Site
 from meshlib.policies.overlay import Origin, Overlaid, overlay, overlay_routes
+from meshlib.threads import promise
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ class Book:
         self.confirmed = 0.0
         self.floor = Floor()
         self.live, self.followed, self.problem = False, False, ""
-        self.first: Future[None] = Future()
+        self.first: Future[None] = promise()
         """Done when it is known whether there is a document, or that nobody says so."""
         self._until = 0.0
         self._told: str | None = None
@@ -97,7 +98,7 @@ class Book:
         """In a child process: a thread of the parent may have held the lock."""
         self._lock, self.followed = threading.RLock(), False
         if not self.first.done():
-            self.first, self._until = Future(), 0.0  # as well, and nobody of the parent waits here
+            self.first, self._until = promise(), 0.0  # as well, and nobody of the parent waits here
 
     # -- stacks
 

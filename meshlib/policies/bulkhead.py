@@ -13,6 +13,7 @@ from meshlib.errors import BulkheadFull, ConfigError
 from meshlib.flow import Call, Flow, Layer, Next, Wait
 from meshlib.policies.base import Policy, Site
 from meshlib.policies.forks import on_fork
+from meshlib.threads import promise
 
 MOST: Final = 1_000_000
 
@@ -85,7 +86,7 @@ class Permits:
 
     def join(self) -> Waiter:
         """A future that is resolved with a place; :meth:`leave` it if it is not wanted any more."""
-        waiter: Waiter = Future()
+        waiter: Waiter = promise()
         self._waiters.append(waiter)
         self._match()
         return waiter

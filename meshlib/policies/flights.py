@@ -9,6 +9,8 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, TypeAlias
 
+from meshlib.threads import promise
+
 
 class Seat:
     """Somebody who waits for what another one fetches: until ``woken`` is resolved. Then it is ``found``, or one ``leads``
@@ -17,7 +19,7 @@ class Seat:
     __slots__ = ("found", "leads", "woken")
 
     def __init__(self) -> None:
-        self.woken: Future[None] = Future()
+        self.woken: Future[None] = promise()
         self.found: Any = None
         self.leads = False
 

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, suppress
 from typing import Any, Final, Protocol
 
 from meshlib.policies.window import Window
+from meshlib.threads import promise
 
 TICK: Final = 1e-6
 """Seconds that whoever waits waits at least: less than this a clock may not tell."""
@@ -39,7 +40,7 @@ class Turn:
 
     def __init__(self, until: float) -> None:
         self.until = self.due = until
-        self.woken: Future[None] = Future()
+        self.woken: Future[None] = promise()
 
 
 class Gate:
@@ -84,7 +85,7 @@ class Gate:
                 wait = max(wait, TICK)
                 turn.due = now + wait
                 if turn.woken.done():
-                    turn.woken = Future()
+                    turn.woken = promise()
                 return wait
             woken = self._out(turn)
         _wake(woken)

@@ -58,11 +58,37 @@ with Mesh.from_env(registry="etcd://127.0.0.1:1") as mesh:
 assert all(last <= early + 4 for early, last in zip(opened[1], opened[-1])), opened
 """
 
+SETTLED = """
+from gevent import monkey
+monkey.patch_all()
+import sys
+from concurrent.futures import Future
+import gevent
+from meshlib.threads import GreenThread, original, promise
 
-def run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+made = Future() if "control" in sys.argv else promise()
+sleep, inside = original("time", "sleep"), []
+
+def settle():
+    for _ in range(2):
+        with made._condition:
+            inside.append(True)
+            sleep(0.5)
+    made.set_result(7)
+
+thread = GreenThread(settle)
+thread.start()
+while not inside:
+    gevent.sleep(0.01)
+with gevent.Timeout(4 if "control" in sys.argv else 60, False):
+    print(made.result())
+"""
+
+
+def run(tmp_path: Path, *arguments: str, program: str = PROGRAM) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "MESH_REGISTRY": f"local://{tmp_path}/registry.db", "MESH_STATE_DIR": str(tmp_path / "state"),
            "MESH_SERVICE": "stock"}  # fmt: skip
-    command = [sys.executable, "-c", PROGRAM, *arguments]
+    command = [sys.executable, "-c", program, *arguments]
     return subprocess.run(command, env=env, cwd=TOP, capture_output=True, text=True, check=False, timeout=300)
 
 
@@ -74,3 +100,12 @@ def test_calls_of_both_kinds_and_nothing_left_behind(tmp_path: Path) -> None:
 def test_the_control_a_loop_in_a_greenlet_keeps_the_app_from_running_one(tmp_path: Path) -> None:
     done = run(tmp_path, "green")
     assert "asyncio.run() cannot be called from a running event loop" in done.stderr
+
+
+def test_a_thread_that_takes_the_lock_of_a_future_twice_leaves_no_greenlet_behind(tmp_path: Path) -> None:
+    assert run(tmp_path, program=SETTLED).stdout == "7\n"
+
+
+def test_the_control_gevents_own_lock_forgets_it(tmp_path: Path) -> None:
+    done = run(tmp_path, "control", program=SETTLED)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr

@@ -51,7 +51,7 @@ ALLOWED: dict[str, set[str]] = {
     # A live view is a fleet that calls may wait for: where control plane and data plane meet.
     "discovery": SETTINGS | {"backends", "files", "threads"} | {"balance", "flow"},
     # It follows its documents as discovery follows instances.
-    "governance": SETTINGS | {"backends", "discovery", "events", "fields", "files", "flow", "patterns", "policies"},
+    "governance": SETTINGS | {"backends", "discovery", "events", "fields", "files", "flow", "patterns", "policies", "threads"},
     "addressing": SETTINGS | {"flow", "balance"},
     "transport": SETTINGS | {"addressing", "flow", "balance"},
     "client": SETTINGS

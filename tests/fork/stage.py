@@ -60,9 +60,10 @@ def uvicorn(workers: int) -> Cell:
 
 
 def granian(interface: str, workers: int) -> Cell:
-    """``interface`` is asgi or wsgi."""
+    """``interface`` is asgi or wsgi. It stops an old worker whether or not the one before has a successor that is up: a busy
+    machine is given some time for that."""
     command = ["-m", "granian", f"tests.fork.app:{interface}", "--interface", interface, "--workers", str(workers),
-               "--port", "{port}", "--respawn-failed-workers"]  # fmt: skip
+               "--port", "{port}", "--respawn-failed-workers", "--respawn-interval", "8"]  # fmt: skip
     return Cell(f"granian {interface} x{workers}", command, workers)
 
 
@@ -293,8 +294,10 @@ class Stage:
         return sum(self.answers[pid][-1]["registrar"] for pid in self.answering())
 
     def hang_up(self) -> None:
-        """SIGHUP; wait until all workers of before are gone and as many others answer."""
+        """SIGHUP, once all workers answer: of one that was killed there is a successor by then, or a server that replaces them
+        one by one would have none left. Wait until those of before are gone and as many others answer."""
         assert self.server is not None
+        eventually(self._ready, within=120, what="all workers answer again")
         old = set(self.workers())
         self.server.send_signal(signal.SIGHUP)
         eventually(lambda: not old & set(self.workers()) and self._ready(), within=120, what="all workers are others")

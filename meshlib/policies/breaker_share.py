@@ -92,7 +92,9 @@ class Share:
         try:
             if self._storage is None:
                 self._storage = _frank(self._breaker.policy.storage(self._breaker.name))
-            written = self._write() if self._news else None
+            news, self._news = self._news, False
+            phase = self._breaker.phase  # what is read below may be older than what comes after this
+            written = self._write(phase) if news else None
             seen = Seen(self._storage.state, self._storage.opened_at)
         except Exception as problem:  # noqa: BLE001 - the storage's own, and those of what it wraps
             self._due = self._clock() + AGAIN
@@ -103,12 +105,10 @@ class Share:
         self._failing = False
         before, self._seen = self._seen, seen
         if seen.state != written if written else seen != before:
-            self._adopt(seen)
+            self._adopt(seen, phase)
 
-    def _write(self) -> str | None:
-        """Tell how it stands now, and return that; None when that is by hand, which is no news to others."""
-        self._news = False
-        phase = self._breaker.phase
+    def _write(self, phase: Phase) -> str | None:
+        """Tell how it stands, and return that; None when that is by hand, which is no news to others."""
         if _by_hand(phase):
             return None
         try:
@@ -120,9 +120,8 @@ class Share:
             raise
         return phase.name
 
-    def _adopt(self, seen: Seen) -> None:
-        """Another process has changed it. Half-open is its own affair: each process has its probes."""
-        phase = self._breaker.phase
+    def _adopt(self, seen: Seen, phase: Phase) -> None:
+        """Another process has changed it, while ours was ``phase``. Half-open is its own affair: each has its own probes."""
         if _by_hand(phase):
             return
         if seen.state == "closed" and phase.name != "closed":

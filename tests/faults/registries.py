@@ -44,7 +44,7 @@ class Registry(Protocol):
         """Have it list nothing, from one moment to the next."""
 
     def wipe(self) -> None:
-        """Have it die, and come back with nothing."""
+        """Have it die, unless it has, and come back with nothing."""
 
     def listed(self) -> int:
         """How many instances of "orders" it holds to be alive."""

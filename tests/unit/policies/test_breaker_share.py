@@ -79,6 +79,33 @@ class Storage(pybreaker.CircuitMemoryStorage):
         self._state = state
 
 
+class Slow(Storage):
+    """What is read of it may be old when it arrives: ``meanwhile`` happens in between."""
+
+    meanwhile: Callable[[], object] | None = None
+
+    @property
+    def state(self) -> str:
+        said = super().state
+        happens, self.meanwhile = self.meanwhile, None
+        if happens is not None:
+            happens()
+        return said
+
+    @state.setter
+    def state(self, state: str) -> None:
+        self._state = state
+
+
+def test_what_was_read_before_it_opened_does_not_close_it() -> None:
+    storage, clock = Slow(), FakeClock()
+    one = Process(storage, clock)
+    storage.meanwhile = one.fail
+    one.call()
+    assert (one.counted("opened"), one.counted("closed")) == (1, 0)
+    assert (one.breaker.state, storage.state) == ("open", "open")
+
+
 def two(**options: Any) -> tuple[Process, Process, Storage]:
     storage, clock = Storage(), FakeClock()
     one, other = Process(storage, clock, **options), Process(storage, clock, **options)

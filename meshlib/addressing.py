@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import httpx2
 
@@ -13,6 +13,9 @@ from meshlib.errors import ConfigError
 from meshlib.flow import Call, RawHeaders
 from meshlib.model import Instance
 from meshlib.settings import Settings
+
+IDLE: Final = 4.0
+"""Seconds after which an idle connection is not used again: many servers close it after 5, and a call may meet that."""
 
 
 class InstanceUrl(httpx2.URL):
@@ -103,7 +106,7 @@ class Addressing:
 
     def options(self, instance: Instance) -> dict[str, Any]:
         """Arguments of the engine's own transports. No proxy of the environment comes between instances."""
-        limits = httpx2.Limits(max_connections=1000, max_keepalive_connections=100, keepalive_expiry=30.0)
+        limits = httpx2.Limits(max_connections=1000, max_keepalive_connections=100, keepalive_expiry=IDLE)
         verify = self._tls if instance.scheme == "https" else self._no_tls
         return {"verify": verify, "trust_env": False, "limits": limits}
 

@@ -43,9 +43,14 @@ def main() -> None:
         view = mesh.view("orders")
         snapshot = view.snapshot
         report = {
-            "served": dict(served), "failures": failures, "first_call_ms": first[0] if first else None, "live": view.live,
-            "source": snapshot.source if snapshot else None, "age": snapshot.age(time.time()) if snapshot else None,
-        }  # fmt: skip
+            "served": dict(served),
+            "failures": len(failures),
+            "failure": failures[0] if failures else None,
+            "first_call_ms": first[0] if first else None,
+            "live": view.live,
+            "source": snapshot.source if snapshot else None,
+            "age": snapshot.age(time.time()) if snapshot else None,
+        }
         print(json.dumps(report), flush=True)
     stop.set()
     caller.join()

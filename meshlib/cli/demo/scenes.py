@@ -100,7 +100,7 @@ class Stage:
     def no_failure(self, report: dict[str, Any]) -> None:
         """No call has failed."""
         if report["failures"]:
-            raise Broken(f"{len(report['failures'])} calls failed, the first: {report['failures'][0]}")
+            raise Broken(f"{report['failures']} calls failed, the first: {report['failure']}")
         self.say(f"   {sum(report['served'].values())} calls so far, 0 failed")
 
 
@@ -151,7 +151,7 @@ def table(shown: Shown) -> str:
     reports = shown.consumers
     rows: list[tuple[str, list[Any]]] = [("calls served by", list(reports))]
     rows += [(name, [report["served"].get(name, 0) for report in reports.values()]) for name in shown.providers]
-    rows.append(("failures", [len(report["failures"]) for report in reports.values()]))
+    rows.append(("failures", [report["failures"] for report in reports.values()]))
     rows.append(("age of the snapshot, s", [f"{report['age']:.1f}" for report in reports.values()]))
     rows.append(("it came from", [report["source"] for report in reports.values()]))
     return "\n".join(f"{name:24}" + "".join(f"{cell!s:>16}" for cell in cells) for name, cells in rows)

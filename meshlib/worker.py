@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, TypeAlias, TypeVar
 
-from meshlib.threads import DaemonExecutor, GreenThread, original, promise, thread
+from meshlib.threads import DaemonExecutor, GreenThread, original, promise, rlock, thread
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Worker:
     def _reset(self) -> None:
         self._pid = 0
         # Reentrant: a flow that nobody finished may be collected, and have something done here, wherever this thread is.
-        self._lock = threading.RLock()
+        self._lock = rlock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | GreenThread | None = None
         self._running: set[Future[Any]] = set()

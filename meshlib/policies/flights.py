@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Hashable
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, TypeAlias
 
-from meshlib.threads import promise
+from meshlib.threads import promise, rlock
 
 
 class Seat:
@@ -37,7 +36,7 @@ class Flights:
 
     def forked(self) -> None:
         """In a child process (and at first): those of the parent are the parent's."""
-        self._lock = threading.RLock()
+        self._lock = rlock()
         self._flights: dict[Hashable, Flight] = {}
 
     def board(self, key: Hashable) -> tuple[Flight, Seat | None]:

@@ -79,11 +79,9 @@ class Worker:
     def _spawn(self, work: Work[T]) -> Future[T] | None:
         """None when the loop is being stopped: what it is given then, it may have no time to begin, or to say so."""
         loop, coroutine = self.loop(), work()
-        future: Future[T] = promise()
         with self._lock:
-            if given := loop is self._loop:
-                loop.call_soon_threadsafe(_begin, loop, coroutine, future)
-        if not given:
+            future = perform(loop, coroutine) if loop is self._loop else None
+        if future is None:
             coroutine.close()
             return None
         self._running.add(future)  # the loop itself holds its tasks only weakly
@@ -130,8 +128,15 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     return asyncio.SelectorEventLoop(selector())  # gevent's selector waits with the greenlets of a thread; ours has none
 
 
+def perform(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+    """What ``asyncio.run_coroutine_threadsafe`` does, with a :func:`~meshlib.threads.promise`. Raises RuntimeError when the loop
+    is closed."""
+    future: Future[T] = promise()
+    loop.call_soon_threadsafe(_begin, loop, coroutine, future)
+    return future
+
+
 def _begin(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T], future: Future[T]) -> None:
-    """What ``asyncio.run_coroutine_threadsafe`` does on the loop, with a :func:`~meshlib.threads.promise`."""
     task = loop.create_task(coroutine)
 
     def cancel(settled: Future[T]) -> None:  # by its argument: no cycle, which would keep a result until it is collected

@@ -99,6 +99,12 @@ class Worker:
 
         self.spawn(guarded)
 
+    def tell(self, news: Callable[[], object]) -> None:
+        """Have ``news()`` called on the loop, if there is one: nothing is started for it."""
+        with self._lock:
+            if self._loop is not None and self._pid == os.getpid():
+                self._loop.call_soon_threadsafe(news)
+
     @property
     def running(self) -> bool:
         """True when this process has started it."""
@@ -129,8 +135,8 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 
 def perform(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-    """What ``asyncio.run_coroutine_threadsafe`` does, with a :func:`~meshlib.threads.promise`. Raises RuntimeError when the loop
-    is closed."""
+    """What ``asyncio.run_coroutine_threadsafe`` does, with a :func:`~meshlib.threads.promise`. Raises RuntimeError for a loop
+    that is closed."""
     future: Future[T] = promise()
     loop.call_soon_threadsafe(_begin, loop, coroutine, future)
     return future

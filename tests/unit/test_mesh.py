@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import errno
 import gc
@@ -438,6 +439,37 @@ def test_closing_twice_or_after_the_mesh(mesh: Mesh, pauses: list[float]) -> Non
     registration.up()
     assert pauses == [0.1]
     assert not mesh._worker.running, "nothing is started again for what is closed"
+
+
+def test_the_mesh_is_closed_while_a_wish_is_on_its_way(mesh: Mesh, pauses: list[float]) -> None:
+    registration = mesh.register()
+    registration.wait(30)
+
+    class Closing:
+        """Another thread closes all just before the control plane is told."""
+
+        def __setattr__(self, *_: object) -> None:
+            registration._in_flight = mesh.in_flight
+            mesh.close()
+
+    registration._in_flight = Closing()  # type: ignore[assignment]
+    registration.drain()
+    assert pauses == [0.1]
+    assert not mesh._worker.running, "nothing is started again for what is closed"
+
+
+def test_the_control_plane_is_stopped_while_a_registration_begins(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, loop = mesh._worker, mesh._worker.loop
+
+    def stopped() -> asyncio.AbstractEventLoop:
+        given = loop()
+        monkeypatch.setattr(worker, "loop", loop)
+        worker.stop()  # another thread does
+        return given
+
+    monkeypatch.setattr(worker, "loop", stopped)
+    with mesh.register() as registration:
+        assert registration.wait(30).service == "orders"
 
 
 def test_closing_from_many_threads_is_done_once(mesh: Mesh, pauses: list[float]) -> None:

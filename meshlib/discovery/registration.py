@@ -114,8 +114,7 @@ class Reconciler:
         instance = standing.record.apply(self._ours)
         if standing.registrar or self._owed or standing.quiet > STUCK * self._settings.heartbeat:
             await self._list(registry, instance)
-            await self._shared(lambda group: group.confirm())
-            self._owed = False
+            await self._confirm(self._ours, instance)
         elif not standing.record.listed:
             return
         if self._told:
@@ -129,6 +128,14 @@ class Reconciler:
             self.desired = instance  # before the request: whoever stops us in the middle of it deregisters
             await registry.register(instance, self._settings.ttl)
             log.info("registered %s at %s", instance.url, instance.netloc)
+
+    async def _confirm(self, ours: Instance, listed: Instance) -> None:
+        """Tell the others. What one of them has wished for since we looked, and listed before we did, we have just undone."""
+        await self._shared(lambda group: group.confirm())
+        assert self._group is not None
+        self._owed = self._group.record.apply(ours) != listed
+        if self._owed:
+            self._woken.set()
 
     async def _describe(self, registry: Registry) -> Instance:
         try:

@@ -193,6 +193,29 @@ def test_a_wish_is_listed_at_once_whoever_keeps_the_entry(play: Play) -> None:
     play(story)
 
 
+def test_a_wish_that_meets_a_heartbeat_is_not_undone_by_it(play: Play) -> None:
+    async def story(world: World) -> None:
+        _, second = await world.join(), await world.join()
+        world.shared.others = 1
+        listed: list[Instance] = []
+
+        async def register(instance: Instance) -> None:
+            listed[:] = [instance]
+
+        async def heartbeat(instance: Instance) -> bool:
+            await asyncio.sleep(0.5)
+            return listed == [instance]
+
+        world.registry.behave = {"register": register, "heartbeat": heartbeat}
+        await asyncio.sleep(HEARTBEAT)  # the first has looked, and waits for the registry
+        second.wish(Status.DRAINING)
+        await asyncio.sleep(1.0)
+        assert world.registry.log[1:4] == ["heartbeat up", "register draining", "register up"]
+        assert [one.status for one in listed] == [Status.DRAINING]
+
+    play(story)
+
+
 def test_a_wish_outlives_an_outage_and_gives_way_to_a_later_one_of_others(play: Play) -> None:
     async def story(world: World) -> None:
         world.shared.registrar, world.shared.others = "another", 1

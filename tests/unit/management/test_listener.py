@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
 
 from meshlib import Settings
-from meshlib.management import Answer, Ask, listener
+from meshlib.management import Answer, Ask, Management, Standing, listener
 from meshlib.management.listener import Listener
+from meshlib.worker import Worker
+from tests.servers.base import eventually
 
 
 class Socket:
@@ -80,3 +83,40 @@ def test_it_is_closed_after_the_loop(socket: Socket) -> None:
     asyncio.run(opened.serve())
     opened.close()
     assert socket.closed
+
+
+class Contended:
+    """A lock that counts who had to wait for it."""
+
+    def __init__(self) -> None:
+        self.lock, self.waited = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        if not self.lock.acquire(blocking=False):
+            self.waited += 1
+            self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+
+
+def test_two_threads_open_it_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's first request, and whoever registers."""
+    pages = Management(Settings(management_port=9090), Worker(), Standing)
+    lock, made, begun = Contended(), list[Listener](), list[object]()
+    other = threading.Thread(target=pages.open)
+
+    def listening(*given: Any) -> Listener:
+        made.append(Listener(*given))
+        if len(made) == 1:
+            other.start()
+            eventually(lambda: lock.waited > 0 or not other.is_alive())
+        return made[-1]
+
+    monkeypatch.setattr(listener, "_bound", lambda _: Socket())
+    monkeypatch.setattr("meshlib.management.Listener", listening)
+    monkeypatch.setattr(pages, "_lock", lock, raising=False)
+    monkeypatch.setattr(pages._worker, "report", begun.append)
+    pages.open()
+    other.join(30)
+    assert (len(made), len(begun)) == (1, 1)

@@ -63,30 +63,32 @@ class Handler(Generic[R]):
         """What ``answer()`` returns, unless the request is refused."""
         request = _Request(self, incoming)
         try:
-            proceed = request.way()
-            response = answer() if proceed is None else run(proceed, request.call(incoming), _Sender(request, answer))
-        except (Refused, DeadlineExceeded) as refusal:
-            response = self.refuse(request.refused(refusal, incoming))
+            try:
+                proceed = request.way()
+                response = answer() if proceed is None else run(proceed, request.call(incoming), _Sender(request, answer))
+            except (Refused, DeadlineExceeded) as refusal:
+                response = self.refuse(request.refused(refusal))
+            return request.answered(response, incoming)  # type: ignore[no-any-return]
         except BaseException as problem:
             request.fail(problem, incoming)
             raise
-        return request.answered(response, incoming)  # type: ignore[no-any-return]
 
     async def aserve(self, incoming: Incoming, answer: Callable[[], Awaitable[R]]) -> R:
         """The same, awaited."""
         request = _Request(self, incoming)
         try:
-            proceed = request.way()
-            if proceed is None:
-                response = await answer()
-            else:
-                response = await arun(proceed, request.call(incoming), _AsyncSender(request, answer))
-        except (Refused, DeadlineExceeded) as refusal:
-            response = self.refuse(request.refused(refusal, incoming))
+            try:
+                proceed = request.way()
+                if proceed is None:
+                    response = await answer()
+                else:
+                    response = await arun(proceed, request.call(incoming), _AsyncSender(request, answer))
+            except (Refused, DeadlineExceeded) as refusal:
+                response = self.refuse(request.refused(refusal))
+            return request.answered(response, incoming)  # type: ignore[no-any-return]
         except BaseException as problem:
             request.fail(problem, incoming)
             raise
-        return request.answered(response, incoming)  # type: ignore[no-any-return]
 
 
 class _Request:
@@ -128,10 +130,9 @@ class _Request:
         self._begun, self._end = True, call.deadline
         deadline.enter(call.deadline)
 
-    def refused(self, error: Refused | DeadlineExceeded, incoming: Incoming) -> Refused | DeadlineExceeded:
+    def refused(self, error: Refused | DeadlineExceeded) -> Refused | DeadlineExceeded:
         """``error``, unless it is the app's own, of something that it called."""
         if self._begun:
-            self.fail(error, incoming)
             raise error
         return error
 
@@ -147,10 +148,12 @@ class _Request:
 
     def fail(self, problem: BaseException, incoming: Incoming) -> None:
         """There is none."""
-        if self._counted is not None:
-            self._counted.failed(problem)
-            self._route = incoming.route()
-        self.over()
+        try:
+            if self._counted is not None:
+                self._counted.failed(problem)
+                self._route = incoming.route()
+        finally:
+            self.over()
 
     def hold(self, call: Call) -> None:
         """Close ``call`` when it is over."""

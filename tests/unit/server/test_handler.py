@@ -159,6 +159,16 @@ def test_errors_of_the_app_go_on(made: Made, policies: Any, error: Exception) ->
     assert len(served.counted) == 2
 
 
+@pytest.mark.parametrize("policies", [(), (bulkhead(1),)], ids=["without layers", "under layers"])
+def test_an_answer_that_is_none_holds_nothing(made: Made, policies: Any) -> None:
+    served = made(*policies)
+    for _ in range(2):
+        with pytest.raises(AttributeError):
+            served.ask(object)
+    assert len(served.in_flight) == 0
+    assert [said[:2] for said in served.counted] == [("GET", "AttributeError")] * 2
+
+
 def test_a_policy_that_wants_a_second_answer(made: Made) -> None:
     @dataclass(frozen=True)
     class Twice(Policy):

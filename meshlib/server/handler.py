@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -20,6 +21,9 @@ from meshlib.server.order import ProviderStack
 R = TypeVar("R")
 
 Ending = Callable[[], object]
+
+_served: ContextVar[object] = ContextVar("meshlib.served", default=None)
+"""A mark of the request whose deadline and priority are those of this thread or task."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +108,9 @@ class _Request:
         left = deadline.seconds_of(incoming.deadline) if incoming.deadline else None
         self._late, self._end = left == 0, None if left is None else time.monotonic() + left
         # Set even when they are none: a thread serves one request after the other.
-        self._before = deadline.enter(self._end), priorities.enter(priorities.level_of(incoming.priority))
+        self._before = deadline.enter(self._end), priorities.enter(priorities.level_of(incoming.priority)), _served.get()
+        self._mark = object()
+        _served.set(self._mark)
 
     def way(self) -> Next | None:
         """What is between it and the app; None for nothing. Raises :class:`DeadlineExceeded` where nobody else would."""
@@ -160,11 +166,13 @@ class _Request:
         self._held.append(call)
 
     def over(self) -> None:
-        """Its response has been sent, or given up. In another thread or task than its own, there is no deadline to leave."""
+        """Its response has been sent, or given up. In another thread or task than its own, which may serve another request as
+        this one is collected, there is no deadline to leave."""
         self._in_flight.end(self._place)
-        if deadline.inherited() is self._end:
+        if _served.get() is self._mark:
             deadline.enter(self._before[0])
             priorities.enter(self._before[1])
+            _served.set(self._before[2])
         for call in self._held:
             call.close()
         if self._counted is not None:

@@ -114,6 +114,20 @@ def test_what_the_app_sees(made: Made) -> None:
     assert (inherited(), level()) == (None, "")
 
 
+def test_one_that_is_collected_while_another_is_served_takes_nothing_from_it(made: Made) -> None:
+    seen: list[str] = []
+
+    def answer() -> Response:
+        served.endings[0]()
+        seen.append(level())
+        return Response()
+
+    served = made()
+    served.ask()
+    served.ask(answer, priority="critical")
+    assert seen == ["critical"]
+
+
 @pytest.mark.parametrize("policies", [(), (bulkhead(5),)], ids=["without layers", "under layers"])
 def test_no_time_is_left(made: Made, policies: Any) -> None:
     served = made(*policies)

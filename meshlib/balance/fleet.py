@@ -175,12 +175,17 @@ class Fleet:
         watcher.prepare()
 
     def forked(self) -> None:
-        """In a child process: forget calls in flight, ejections and a lock that the parent's threads had."""
+        """In a child process: a thread of the parent may have had the lock."""
         self._lock = lock()
-        self._outliers = Outliers(self.rules, self._clock())
-        for endpoint in self._endpoints.values():
-            endpoint.forget()
-        self._sort()
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget calls in flight, and what calls have found out: nobody probes what was ejected."""
+        with self._lock:
+            self._outliers = Outliers(self.rules, self._clock())
+            for endpoint in self._endpoints.values():
+                endpoint.forget()
+            self._sort()
         self._tell()
 
     def _sort(self) -> None:

@@ -43,7 +43,7 @@ from meshlib.flow import Wait
 from meshlib.mesh import consuming as module
 from meshlib.model import Instance, Status
 from tests.servers.base import eventually
-from tests.unit.wiring import end_parents
+from tests.unit.wiring import Contended, end_parents
 
 
 @service_client("orders")
@@ -652,21 +652,6 @@ class NoLock:
 
     def __enter__(self) -> None: ...
     def __exit__(self, *_: object) -> None: ...
-
-
-class Contended(NoLock):
-    """A lock that counts who had to wait for it."""
-
-    def __init__(self) -> None:
-        self.lock, self.waited = threading.Lock(), 0
-
-    def __enter__(self) -> None:
-        if not self.lock.acquire(blocking=False):
-            self.waited += 1
-            self.lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self.lock.release()
 
 
 def never_closing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from meshlib.management import Answer, Ask, Management, Standing, listener
 from meshlib.management.listener import Listener
 from meshlib.worker import Worker
 from tests.servers.base import eventually
+from tests.unit.wiring import Contended
 
 
 class Socket:
@@ -83,21 +84,6 @@ def test_it_is_closed_after_the_loop(socket: Socket) -> None:
     asyncio.run(opened.serve())
     opened.close()
     assert socket.closed
-
-
-class Contended:
-    """A lock that counts who had to wait for it."""
-
-    def __init__(self) -> None:
-        self.lock, self.waited = threading.Lock(), 0
-
-    def __enter__(self) -> None:
-        if not self.lock.acquire(blocking=False):
-            self.waited += 1
-            self.lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self.lock.release()
 
 
 def test_two_threads_open_it_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

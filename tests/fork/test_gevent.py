@@ -155,6 +155,25 @@ with Mesh.from_env() as mesh:
 """
 
 
+COUNTS = """
+from gevent import monkey
+monkey.patch_all()
+import faulthandler, subprocess, sys
+import gevent
+from pathlib import Path
+from meshlib.metrics.shelf import _MUTEX, Shelf
+
+faulthandler.dump_traceback_later(60, exit=True)
+shelf = Shelf(Path(sys.argv[1]) / "metrics")
+shelf.keep(())
+hold = f"import fcntl, time; file = open({str(shelf._directory / 'slots')!r}, 'r+'); fcntl.lockf(file, fcntl.LOCK_EX, 1, {_MUTEX}); print('held', flush=True); time.sleep(0.5)"
+holder = subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE)
+holder.stdout.readline()
+gevent.joinall([gevent.spawn(shelf.keep, ()) for _ in range(2)], raise_error=True)
+print(holder.wait())
+"""
+
+
 def run(tmp_path: Path, *arguments: str, program: str = PROGRAM) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "MESH_REGISTRY": f"local://{tmp_path}/registry.db", "MESH_STATE_DIR": str(tmp_path / "state"),
            "MESH_SERVICE": "stock"}  # fmt: skip
@@ -196,3 +215,8 @@ def test_no_lock_that_both_take_is_one_of_gevents(tmp_path: Path) -> None:
     assert known == "True", done.stderr
     # Executors use none of what they have from their parent; a race is run by greenlets alone.
     assert {*greens} <= {"DaemonExecutor", "Course"}
+
+
+def test_two_greenlets_that_wait_for_the_counts_of_another_process_do_not_stop_each_other(tmp_path: Path) -> None:
+    done = run(tmp_path, str(tmp_path), program=COUNTS)
+    assert done.stdout == "0\n", done.stderr

@@ -44,7 +44,7 @@ ALLOWED: dict[str, set[str]] = {
     "security": FLOW,
     "values": FACTS | {"security", "text"},
     "settings": FACTS | {"fields", "security", "text", "values"},
-    "files": set(),
+    "files": {"threads"},
     "threads": set(),
     "worker": {"threads"},
     "backends": SETTINGS | {"backends", "files", "threads"},

@@ -115,7 +115,8 @@ class Gate:
 
     def _drop_overdue(self) -> None:
         """A blocked event loop may keep its callers from coming: nobody waits for them beyond their time."""
-        while self._queue and self._clock() > self._queue[0].until + OVERDUE:
+        now = self._clock()
+        while self._queue and now > self._queue[0].until + OVERDUE:
             self._queue.popleft()
 
     def left(self) -> list[tuple[Window, int, float]]:

@@ -173,8 +173,8 @@ class Reconciler:
             log.warning("%s: processes that serve the same port cannot see each other, so each registers for itself, and one "
                         "that leaves takes the entry of all with it until the next heartbeat: %s",
                         self._settings.service, problem)  # fmt: skip
-            await asyncio.to_thread(self._group.close)
-            self._group = Alone(self._group.record)
+            lost, self._group = self._group, Alone(self._group.record)  # first: who is stopped meanwhile still has an entry
+            await asyncio.to_thread(lost.close)
             return work(self._group)
 
     def _failed(self, problem: MeshError, bug: Exception | None = None) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
+
+from meshlib.threads import rlock
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class Events:
     def forked(self) -> None:
         """In a child process (and at first): a thread of the parent may have held the lock."""
         # Reentrant: a flow that nobody finished may be collected, and say something, wherever this thread is.
-        self._lock = threading.RLock()
+        self._lock = rlock()
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Tell ``listener`` of every event from now on; the result, called, ends that."""

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from meshlib.threads import original
+
 
 def make_directory(path: Path) -> None:
     """Make ``path`` and its missing parents with mode 0700, then :func:`check_directory` it."""
@@ -145,7 +147,7 @@ def lock_byte(handle: int, byte: int, *, shared: bool = False, timeout: float = 
         except (BlockingIOError, PermissionError):  # POSIX allows both
             if time.monotonic() >= give_up:
                 return False
-            time.sleep(0.01)
+            original("time", "sleep")(0.01)  # its thread has a lock: no other greenlet of it may come to want that
         else:
             return True
 

@@ -62,8 +62,11 @@ class Registration:
         self._closed, self._closer = threading.Event(), 0
         in_flight.draining = False
         reconciler.on_status = self._heard
-        worker.loop().call_soon_threadsafe(reconciler.start)
+        worker.report(self._begin)
         at_end(self.close)
+
+    async def _begin(self) -> None:
+        self._reconciler.start()
 
     @property
     def instance(self) -> Instance | None:
@@ -108,7 +111,7 @@ class Registration:
         if self._closing.locked():
             return
         self._in_flight.draining = draining
-        self._worker.loop().call_soon_threadsafe(self._reconciler.wish, status)
+        self._worker.tell(lambda: self._reconciler.wish(status))  # which may have been stopped since the look
 
     def _heard(self, status: Status) -> None:
         """A sibling has changed the status of all."""

@@ -46,6 +46,22 @@ def promise() -> Future[Any]:
     return made
 
 
+def lock() -> threading.Lock:
+    """A lock that greenlets and threads of the operating system may want, the control plane's among them.
+
+    gevent's own forgets a greenlet (see :func:`promise`). Who wants this one stops all greenlets of his thread until he has it:
+    it is for moments, and nobody who has it may let another greenlet go on, which might want it.
+    """
+    made: threading.Lock = original("_thread", "allocate_lock")()
+    return made
+
+
+def rlock() -> threading.RLock:
+    """The same, reentrant."""
+    made: threading.RLock = original("_thread", "RLock")()
+    return made
+
+
 class GreenThread:
     """What a ``threading.Thread`` is, of the operating system although gevent has patched ``threading``. It waits as gevent
     does, so that other greenlets go on meanwhile; a thread started so has no name."""

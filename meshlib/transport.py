@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, suppress
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import httpx2
 
@@ -31,6 +31,7 @@ from meshlib.settings import Settings
 MakeTransport: TypeAlias = Callable[[Instance], httpx2.BaseTransport]
 MakeAsyncTransport: TypeAlias = Callable[[Instance], httpx2.AsyncBaseTransport]
 Clock: TypeAlias = Callable[[], float]
+P = TypeVar("P")
 
 BUFFER: Final = "meshlib.buffer"
 """Request extension: read the whole body as part of the attempt, so that a connection lost in it can be failed over."""
@@ -201,9 +202,9 @@ class Engine:
         return pool
 
     def discard(self, endpoint: Endpoint) -> None:
-        """Close the connections to an endpoint that is gone."""
+        """Close the connections to an endpoint that is gone, or that nobody calls any more."""
         self._addressing.forget(endpoint)
-        pool = self._pools.pop(endpoint, None)
+        pool = _unused(self._pools, endpoint)
         if pool is not None:
             pool.close()
 
@@ -213,9 +214,12 @@ class Engine:
         self._addressing.forked()
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, whoever uses them."""
         for endpoint in list(self._pools):
-            self.discard(endpoint)
+            self._addressing.forget(endpoint)
+            pool = self._pools.pop(endpoint, None)
+            if pool is not None:
+                pool.close()
 
 
 class AsyncEngine:
@@ -239,7 +243,7 @@ class AsyncEngine:
             pools = self._adopt(asyncio.get_running_loop())
         pool = pools.get(endpoint)
         if pool is None:
-            pool = pools[endpoint] = self.make(endpoint.instance)
+            pool = pools.setdefault(endpoint, self.make(endpoint.instance))
         request = self._addressing.request(call)
         try:
             if call.deadline is None:
@@ -267,13 +271,10 @@ class AsyncEngine:
         return self._loops.setdefault(loop, {})
 
     def discard(self, endpoint: Endpoint) -> None:
-        """Close the connections to an endpoint that is gone, each in its own loop."""
+        """Close the connections to an endpoint that is gone, or that nobody calls any more, each in its own loop."""
         self._addressing.forget(endpoint)
         for loop, pools in list(self._loops.items()):
-            pool = pools.pop(endpoint, None)
-            if pool is not None and not loop.is_closed():
-                with suppress(RuntimeError):  # the loop was closed meanwhile
-                    loop.call_soon_threadsafe(_close_soon, loop, pool)
+            _close_in(loop, _unused(pools, endpoint))
 
     def forked(self) -> None:
         """In a child process: abandon the parent's loops and connections."""
@@ -287,9 +288,11 @@ class AsyncEngine:
             await pool.aclose()
 
     def close(self) -> None:
-        """Close the connections of every loop, each in its own."""
-        for endpoint in {endpoint for pools in list(self._loops.values()) for endpoint in list(pools)}:
-            self.discard(endpoint)
+        """Close the connections of every loop, each in its own, whoever uses them."""
+        for loop, pools in list(self._loops.items()):
+            for endpoint in list(pools):
+                self._addressing.forget(endpoint)
+                _close_in(loop, pools.pop(endpoint, None))
 
 
 # Of the parent, in a child process: a loop that is destroyed there unregisters its waking pipe from the epoll that both
@@ -297,6 +300,23 @@ class AsyncEngine:
 _abandoned: list[object] = []
 
 _closing: set[asyncio.Task[None]] = set()
+
+
+def _unused(pools: dict[Endpoint, P], endpoint: Endpoint) -> P | None:
+    """Take out the pool of ``endpoint`` to be closed, unless an attempt has come there since somebody found it idle: it may be
+    at these connections. An attempt is in flight before it looks for a pool, so what nobody had when it was taken out is
+    nobody's."""
+    while (pool := pools.pop(endpoint, None)) is not None and endpoint.in_flight:
+        pools.setdefault(endpoint, pool)
+        if endpoint.in_flight:  # whose end finds it again
+            return None
+    return pool
+
+
+def _close_in(loop: asyncio.AbstractEventLoop, pool: httpx2.AsyncBaseTransport | None) -> None:
+    if pool is not None and not loop.is_closed():
+        with suppress(RuntimeError):  # the loop was closed meanwhile
+            loop.call_soon_threadsafe(_close_soon, loop, pool)
 
 
 def _close_soon(loop: asyncio.AbstractEventLoop, pool: httpx2.AsyncBaseTransport) -> None:

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, TypeAlias, TypeVar
 
-from meshlib.threads import DaemonExecutor, GreenThread, original, promise, thread
+from meshlib.threads import DaemonExecutor, GreenThread, original, promise, rlock, thread
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Worker:
     def _reset(self) -> None:
         self._pid = 0
         # Reentrant: a flow that nobody finished may be collected, and have something done here, wherever this thread is.
-        self._lock = threading.RLock()
+        self._lock = rlock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | GreenThread | None = None
         self._running: set[Future[Any]] = set()
@@ -79,11 +79,9 @@ class Worker:
     def _spawn(self, work: Work[T]) -> Future[T] | None:
         """None when the loop is being stopped: what it is given then, it may have no time to begin, or to say so."""
         loop, coroutine = self.loop(), work()
-        future: Future[T] = promise()
         with self._lock:
-            if given := loop is self._loop:
-                loop.call_soon_threadsafe(_begin, loop, coroutine, future)
-        if not given:
+            future = perform(loop, coroutine) if loop is self._loop else None
+        if future is None:
             coroutine.close()
             return None
         self._running.add(future)  # the loop itself holds its tasks only weakly
@@ -100,6 +98,12 @@ class Worker:
                 log.exception("a background task of meshlib failed")
 
         self.spawn(guarded)
+
+    def tell(self, news: Callable[[], object]) -> None:
+        """Have ``news()`` called on the loop, if there is one: nothing is started for it."""
+        with self._lock:
+            if self._loop is not None and self._pid == os.getpid():
+                self._loop.call_soon_threadsafe(news)
 
     @property
     def running(self) -> bool:
@@ -130,8 +134,15 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     return asyncio.SelectorEventLoop(selector())  # gevent's selector waits with the greenlets of a thread; ours has none
 
 
+def perform(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+    """What ``asyncio.run_coroutine_threadsafe`` does, with a :func:`~meshlib.threads.promise`. Raises RuntimeError for a loop
+    that is closed."""
+    future: Future[T] = promise()
+    loop.call_soon_threadsafe(_begin, loop, coroutine, future)
+    return future
+
+
 def _begin(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T], future: Future[T]) -> None:
-    """What ``asyncio.run_coroutine_threadsafe`` does on the loop, with a :func:`~meshlib.threads.promise`."""
     task = loop.create_task(coroutine)
 
     def cancel(settled: Future[T]) -> None:  # by its argument: no cycle, which would keep a result until it is collected

@@ -63,7 +63,7 @@ class EtcdKeyValue:
         lease = await self._gateway.grant(ttl)
         try:
             taken = await self._gateway.write_if(where, 0, {"request_put": {"key": where, "lease": str(lease)}})
-        except RegistryError:
+        except BaseException:  # a cancellation, too: what was asked for may have been done
             await _drop(self._gateway, lease)
             raise
         if not taken.succeeded:

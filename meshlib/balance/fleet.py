@@ -7,7 +7,6 @@ sees either the old or the new ones.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from meshlib.balance.outliers import Outliers, Rules
 from meshlib.balance.tiers import Tiers, sort
 from meshlib.model import ServiceUrl, Snapshot
 from meshlib.outcome import Outcome
+from meshlib.threads import lock
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Fleet:
         self._endpoints: dict[str, Endpoint] = {}
         self._memo: dict[Any, Any] = {}
         self._watchers: weakref.WeakSet[Watcher] = weakref.WeakSet()
-        self._lock = threading.Lock()
+        self._lock = lock()
 
     # -- what the registry says
 
@@ -175,12 +175,17 @@ class Fleet:
         watcher.prepare()
 
     def forked(self) -> None:
-        """In a child process: forget calls in flight, ejections and a lock that the parent's threads had."""
-        self._lock = threading.Lock()
-        self._outliers = Outliers(self.rules, self._clock())
-        for endpoint in self._endpoints.values():
-            endpoint.forget()
-        self._sort()
+        """In a child process: a thread of the parent may have had the lock."""
+        self._lock = lock()
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget calls in flight, and what calls have found out: nobody probes what was ejected."""
+        with self._lock:
+            self._outliers = Outliers(self.rules, self._clock())
+            for endpoint in self._endpoints.values():
+                endpoint.forget()
+            self._sort()
         self._tell()
 
     def _sort(self) -> None:

@@ -66,6 +66,7 @@ class Follower:
         self.view, self.around, self.epoch = view, around, epoch
         self._changed = asyncio.Event()
         self._suspects = asyncio.Event()
+        self._reading = asyncio.Lock()
         self._looked_at_disk = False
         self._told: type[MeshError] | None = None
 
@@ -195,10 +196,13 @@ class Follower:
         self.view.settle()
 
     async def _from_disk(self) -> None:
-        store, view = self.around.store, self.view
-        if view.known is not None or store is None or self._looked_at_disk:
-            return
-        self._looked_at_disk = True
+        async with self._reading:  # who comes with an empty list while it is read must not be quicker: see merge
+            if self.view.known is None and self.around.store is not None and not self._looked_at_disk:
+                self._looked_at_disk = True
+                await self._load(self.around.store)
+
+    async def _load(self, store: SnapshotStore) -> None:
+        view = self.view
         try:
             # A disk that hangs must not keep us from the registry.
             async with asyncio.timeout(self.around.settings.cold_start_timeout):

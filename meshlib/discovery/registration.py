@@ -114,8 +114,7 @@ class Reconciler:
         instance = standing.record.apply(self._ours)
         if standing.registrar or self._owed or standing.quiet > STUCK * self._settings.heartbeat:
             await self._list(registry, instance)
-            await self._shared(lambda group: group.confirm())
-            self._owed = False
+            await self._confirm(self._ours, instance)
         elif not standing.record.listed:
             return
         if self._told:
@@ -129,6 +128,14 @@ class Reconciler:
             self.desired = instance  # before the request: whoever stops us in the middle of it deregisters
             await registry.register(instance, self._settings.ttl)
             log.info("registered %s at %s", instance.url, instance.netloc)
+
+    async def _confirm(self, ours: Instance, listed: Instance) -> None:
+        """Tell the others. What one of them has wished for since we looked, and listed before we did, we have just undone."""
+        await self._shared(lambda group: group.confirm())
+        assert self._group is not None
+        self._owed = self._group.record.apply(ours) != listed
+        if self._owed:
+            self._woken.set()
 
     async def _describe(self, registry: Registry) -> Instance:
         try:
@@ -166,8 +173,8 @@ class Reconciler:
             log.warning("%s: processes that serve the same port cannot see each other, so each registers for itself, and one "
                         "that leaves takes the entry of all with it until the next heartbeat: %s",
                         self._settings.service, problem)  # fmt: skip
-            await asyncio.to_thread(self._group.close)
-            self._group = Alone(self._group.record)
+            lost, self._group = self._group, Alone(self._group.record)  # first: who is stopped meanwhile still has an entry
+            await asyncio.to_thread(lost.close)
             return work(self._group)
 
     def _failed(self, problem: MeshError, bug: Exception | None = None) -> None:

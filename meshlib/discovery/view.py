@@ -106,17 +106,22 @@ class View:
             self.followed = False
 
     def close(self) -> None:
-        """The mesh was closed: let go who still waits, then :meth:`abandon`."""
+        """The mesh was closed: let go who still waits, and have it followed again on the next call. Nobody probes what was
+        ejected, so it is trusted again."""
         self.settle()
-        self.abandon()
+        self._unfollowed()
+        self.fleet.forget()
 
     def abandon(self) -> None:
-        """Nothing follows it any more (the mesh was closed, or this is a child process): keep what is known, have it followed
-        again on the next call. Nobody probes what was ejected, so it is trusted again."""
+        """The same in a child process."""
+        self._unfollowed()
+        self.fleet.forked()
+
+    def _unfollowed(self) -> None:
+        """Nothing follows it any more: keep what is known."""
         self.epoch += 1
         self._pid, self.followed, self.live = os.getpid(), False, False
         self.first = _done()  # another one: in a child process, a thread of the parent may have held its lock
-        self.fleet.forked()
 
 
 def _done() -> Future[None]:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent import futures
+from contextlib import ExitStack
 from typing import Any
 
 from meshlib.background import BACKGROUND
@@ -34,7 +35,12 @@ def run(proceed: Next, call: Call, sender: Sender, *, sleep: Callable[[float], N
                 effect = flow.send(answer)
     except StopIteration as done:
         if answers and (len(answers) > 1 or answers[0] is not done.value):
-            _drop(answers, sender, done.value)
+            try:
+                _drop(answers, sender, done.value)
+            except BaseException:  # interrupted: nobody gets the answer
+                call.close()
+                _drop([each for each in answers if each is done.value], sender)
+                raise
         if call.closers:
             sender.hold(done.value, call)
         return done.value
@@ -172,6 +178,7 @@ def raced(race: Race, course: Course) -> Any:
 
 
 def _drop(answers: list[Any], sender: Sender, keep: Any = None) -> None:
-    for answer in answers:
-        if answer is not keep:
-            sender.drop(answer)
+    with ExitStack() as stack:  # each, also if closing another fails or is interrupted
+        for answer in answers:
+            if answer is not keep:
+                stack.callback(sender.drop, answer)

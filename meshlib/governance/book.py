@@ -7,7 +7,6 @@ wrong, older, or the same version with another content is refused, and what held
 from __future__ import annotations
 
 import logging
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
@@ -23,7 +22,7 @@ from meshlib.governance.document import Document
 from meshlib.model import ServiceUrl
 from meshlib.policies.base import Policy, Site
 from meshlib.policies.overlay import Origin, Overlaid, overlay, overlay_routes
-from meshlib.threads import promise
+from meshlib.threads import promise, rlock
 
 log = logging.getLogger(__name__)
 
@@ -92,11 +91,11 @@ class Book:
         self._told: str | None = None
         self._stacks: weakref.WeakKeyDictionary[Stack, Side] = weakref.WeakKeyDictionary()
         self._held: weakref.WeakSet[Holding] = weakref.WeakSet()
-        self._lock = threading.RLock()  # binding is others' code, which may make clients
+        self._lock = rlock()  # binding is others' code, which may make clients
 
     def forked(self) -> None:
         """In a child process: a thread of the parent may have held the lock."""
-        self._lock, self.followed = threading.RLock(), False
+        self._lock, self.followed = rlock(), False
         if not self.first.done():
             self.first, self._until = promise(), 0.0  # as well, and nobody of the parent waits here
 

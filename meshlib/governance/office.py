@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
@@ -20,6 +19,7 @@ from meshlib.governance.policies import Operator, Policies, Work
 from meshlib.governance.store import PolicyStore
 from meshlib.model import ServiceUrl
 from meshlib.settings import Settings
+from meshlib.threads import lock
 
 PATIENCE: Final = 4.0
 """How often an operator waits for as long as the store has for one answer: a document is put with several requests."""
@@ -45,7 +45,7 @@ class Office:
         # A book lives while a stack is governed by it, or it is followed.
         self._books: weakref.WeakValueDictionary[ServiceUrl, Book] = weakref.WeakValueDictionary()
         self._of: weakref.WeakKeyDictionary[Any, Book] = weakref.WeakKeyDictionary()
-        self._lock = threading.Lock()
+        self._lock = lock()
 
     @property
     def open(self) -> bool:
@@ -125,6 +125,6 @@ class Office:
 
     def forked(self) -> None:
         """In a child process: a thread of the parent may have held a lock."""
-        self._lock = threading.Lock()
+        self._lock = lock()
         for book in list(self._books.values()):
             book.forked()

@@ -17,6 +17,7 @@ from meshlib.management.listener import Listener
 from meshlib.management.pages import Answer, Ask, Measured, Pages, Standing
 from meshlib.server import AsgiApp, WsgiApp
 from meshlib.settings import Settings
+from meshlib.threads import lock
 from meshlib.worker import Worker
 
 __all__ = ["Answer", "Ask", "Component", "Management", "Standing"]
@@ -42,6 +43,7 @@ class Management:
         self._settings, self._worker, self._touched = settings, worker, touched
         self._pages = Pages(settings, worker, standing, metrics)
         self._listener: Listener | None = None
+        self._lock = lock()
 
     # -- for apps
 
@@ -102,11 +104,12 @@ class Management:
 
     def open(self) -> None:
         """Serve them at ``MESH_MANAGEMENT_PORT``, if there is one and nobody does it yet. Raises :class:`PortInUse`."""
-        port = self._settings.management_port
-        if not port or not self._pages.paths or self._listener is not None:
+        if not self._settings.management_port or not self._pages.paths:
             return
-        self._listener = Listener(self._settings, self._answer_there)
-        self._worker.report(self._listener.serve)
+        with self._lock:  # the system lets one process have the port twice
+            if self._listener is None:
+                self._listener = Listener(self._settings, self._answer_there)
+                self._worker.report(self._listener.serve)
 
     async def _answer_there(self, ask: Ask) -> Answer:
         answer = self._pages.answer(ask)
@@ -114,12 +117,14 @@ class Management:
 
     def close(self) -> None:
         """Stop to serve them there; :meth:`open` begins again."""
-        listener, self._listener = self._listener, None
+        with self._lock:
+            listener, self._listener = self._listener, None
         if listener is not None:
             listener.close()
 
     def forked(self) -> None:
         """In a child process: what listens and runs is the parent's."""
+        self._lock = lock()
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.forked()

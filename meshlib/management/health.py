@@ -7,13 +7,13 @@ import inspect
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Literal, TypeAlias
 
 from meshlib.errors import ConfigError
 from meshlib.threads import DaemonExecutor
+from meshlib.worker import perform
 
 log = logging.getLogger(__name__)
 
@@ -132,11 +132,15 @@ class Checks:
             async with asyncio.timeout(check.timeout):
                 return await function()
 
-        home = self.home
+        home, work = self.home, bounded()
         if home is None or not home.is_running() or home is asyncio.get_running_loop():
-            return await bounded()
-        future: Future[Any] = asyncio.run_coroutine_threadsafe(bounded(), home)
-        return await asyncio.wrap_future(future)
+            return await work
+        try:
+            future = perform(home, work)
+        except RuntimeError:  # it was closed just now
+            return await work
+        async with asyncio.timeout(check.timeout):  # it may end before it has begun with it
+            return await asyncio.wrap_future(future)
 
     def _tell(self, check: Check, component: Component) -> None:
         failed = component.status == "DOWN"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from meshlib.events import Events
 from meshlib.governance.office import Office
 from meshlib.model import ServiceUrl, Snapshot
 from meshlib.settings import Settings
+from meshlib.threads import lock
 from meshlib.transport import AsyncEngine, Engine, MakeAsyncTransport, MakeTransport
 from meshlib.worker import Worker
 
@@ -52,7 +52,7 @@ class Plane:
         # A view lives while a client holds it or it is watched: hosts that were called once leave nothing behind.
         self._views: weakref.WeakValueDictionary[ServiceUrl, View] = weakref.WeakValueDictionary()
         self._office = Office(self.settings, self.events, self._kv, clock=self._clock, wall=self._wall)
-        self._lock = threading.Lock()
+        self._lock = lock()
         self._closing = self._closed = False
         self._rules = Rules(
             seconds=self.settings.ejection_time, share=self.settings.ejection_share, panic=self.settings.panic_threshold
@@ -187,7 +187,7 @@ class Plane:
     def _forked(self) -> None:
         """In a child process: whatever threads and sockets the parent has are its own; the rest is kept."""
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = lock()
         self.events.forked()
         self._office.forked()
         self._worker.forked()

@@ -78,17 +78,18 @@ class Providing(Consuming):
         if not self.settings.service:
             self._nameless()
             return
-        if self._announcement is not None or self._registrations:
-            return
         from meshlib.announcement import Announcement, listening  # noqa: PLC0415 - see above
 
         self._check_pid()
-        self._announcing = look = look or listening
-        if at_once:
+        with self._lock:  # of two that announce at once, one would be cancelled by nobody
+            if self._announcement is not None or self._registrations:
+                return
+            self._announcing = look = look or listening
+            if not at_once:
+                self.in_flight.on_serving = self._serving
+                return
             self._announcement = Announcement(self.settings, self._worker, self._register, look)
-            lifecycle.at_end(self._silence)  # else it might register a process that has just left
-        else:
-            self.in_flight.on_serving = self._serving
+        lifecycle.at_end(self._silence)  # else it might register a process that has just left
 
     @property
     def management(self) -> Management:

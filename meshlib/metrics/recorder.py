@@ -7,11 +7,12 @@ the one who holds the lock, and is in the counts before it is given back: a read
 
 from __future__ import annotations
 
-import threading
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
 from typing import Final, TypeAlias
+
+from meshlib.threads import lock, rlock
 
 BOUNDS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 """Seconds: the upper bounds of buckets that OpenTelemetry's conventions advise for HTTP."""
@@ -37,7 +38,7 @@ class Series:
     def forked(self) -> None:
         """In a child process (and at first): nothing was counted, and a thread of the parent may have held the lock."""
         self.samples: deque[float] = deque()
-        self._lock = threading.Lock()
+        self._lock = lock()
         self._counts, self._total, self._sum = [0] * len(BOUNDS), 0, 0.0
 
     def add(self, seconds: float) -> None:
@@ -77,7 +78,7 @@ class Recorder:
         self._limit, self._other = limit, (OTHER,) + ("",) * (labels - 1)
         self._known: dict[Labels, Series] = {}
         # Reentrant: a flow that nobody finished may be collected, and counted, wherever this thread is.
-        self._lock = threading.RLock()
+        self._lock = rlock()
 
     def series(self, labels: Labels) -> Series:
         """Where calls with these ``labels`` count; the same each time, to be kept."""
@@ -92,6 +93,6 @@ class Recorder:
 
     def forked(self) -> None:
         """In a child process: it starts from nothing, in the same series."""
-        self._lock = threading.RLock()
+        self._lock = rlock()
         for series in self._known.values():
             series.forked()

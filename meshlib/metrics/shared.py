@@ -10,6 +10,7 @@ from typing import Final
 
 from meshlib.metrics.families import Family
 from meshlib.metrics.shelf import Shelf
+from meshlib.threads import lock
 
 log = logging.getLogger(__name__)
 
@@ -23,10 +24,11 @@ class Shared:
 
     def __init__(self, directory: Path, families: Callable[[], tuple[Family, ...]]) -> None:
         self.directory, self._shelf, self._families = directory, Shelf(directory), families
-        self._warned = False
+        self._warned, self._lock = False, lock()
 
     def forked(self) -> None:
         """In a child process: it has a shelf of its own from the time that it registers."""
+        self._lock = lock()
         self._shelf.forked()
 
     async def run(self) -> None:
@@ -38,15 +40,18 @@ class Shared:
     def keep(self) -> None:
         """Leave what was counted so far."""
         try:
-            self._shelf.keep(self._families())
+            with self._lock:  # what was counted earlier is not to be left later: sums never go back
+                self._shelf.keep(self._families())
         except (OSError, ValueError) as problem:
             self._warn(problem)
 
     def together(self) -> tuple[Family, ...]:
         """What all processes have counted."""
-        families = self._families()
+        families: tuple[Family, ...] = ()
         try:
-            return self._shelf.together(families)
+            with self._lock:
+                families = self._families()
+                return self._shelf.together(families)
         except (OSError, ValueError) as problem:
             self._warn(problem)
             return families

@@ -7,7 +7,6 @@ it keeps there. So one object may stand on many functions, and be compared, prin
 from __future__ import annotations
 
 import random
-import threading
 import time
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -24,6 +23,7 @@ from meshlib.flow import Layer, Next
 from meshlib.metrics.recorder import Recorder
 from meshlib.model import ServiceUrl
 from meshlib.text import nearest, shown
+from meshlib.threads import lock
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -46,7 +46,7 @@ class Commons:
 
     def __init__(self) -> None:
         self._known: weakref.WeakValueDictionary[Hashable, Any] = weakref.WeakValueDictionary()
-        self._lock = threading.Lock()
+        self._lock = lock()
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
         """What stands under ``key``, made now if it is not there."""
@@ -58,7 +58,7 @@ class Commons:
 
     def forked(self) -> None:
         """In a child process: a thread of the parent may have held the lock."""
-        self._lock = threading.Lock()
+        self._lock = lock()
 
 
 def _state_dir() -> Path:

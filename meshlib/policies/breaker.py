@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
@@ -12,6 +11,7 @@ from meshlib.policies.base import Site
 from meshlib.policies.breaker_states import Closed, Disabled, Entry, HalfOpen, Open, Phase
 from meshlib.policies.breaker_window import Counts
 from meshlib.policies.forks import on_fork
+from meshlib.threads import lock
 
 if TYPE_CHECKING:
     from meshlib.policies.circuit_breaker import circuit_breaker
@@ -53,7 +53,7 @@ class Breaker:
     def __init__(self, policy: circuit_breaker, site: Site) -> None:
         self.policy, self.site, self.clock = policy, site, site.clock
         self._attached: dict[type, Any] = {}
-        self._lock = threading.Lock()
+        self._lock = lock()
         self.phase: Phase = Closed(self)
         on_fork(self)
 
@@ -165,7 +165,7 @@ class Breaker:
 
     def forked(self) -> None:
         """In a child process."""
-        self._lock = threading.Lock()
+        self._lock = lock()
         self.phase.forked()
 
 

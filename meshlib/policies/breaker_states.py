@@ -7,10 +7,10 @@ it. So a late answer never closes what was opened meanwhile, without any number 
 from __future__ import annotations
 
 import math
-import threading
 from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias
 
 from meshlib.policies.breaker_window import Counts
+from meshlib.threads import lock
 
 if TYPE_CHECKING:
     from meshlib.policies.breaker import Breaker
@@ -138,7 +138,7 @@ class HalfOpen:
 
     def forked(self) -> None:
         """In a child process (and at first): the probes under way are the parent's."""
-        self._lock = threading.Lock()
+        self._lock = lock()
         self._under_way: dict[Probe, float] = {}
 
     def enter(self, now: float) -> Entry:

@@ -7,11 +7,12 @@ two threads make one of their two, the rates err on the side of opening. What is
 from __future__ import annotations
 
 import math
-import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
+
+from meshlib.threads import lock
 
 TICKS: Final = 20
 """Steps in which a window of time slides."""
@@ -83,7 +84,7 @@ class TimeWindow:
         self._bucket = _Bucket(0, -math.inf)
         self._past: deque[_Bucket] = deque()
         self._before = Counts()
-        self._lock = threading.Lock()
+        self._lock = lock()
         # True while one that ends well may make the rates too high: below the minimum, by being counted, and once the window
         # has moved, as good ones may have left it.
         self._doubt = False
@@ -116,7 +117,7 @@ class TimeWindow:
             return self._counts()
 
     def forked(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = lock()
 
     def _counts(self) -> Counts:
         now, before = self._at(self._clock()), self._before
@@ -144,7 +145,7 @@ class CountWindow:
     def __init__(self, size: int, minimum: int) -> None:
         self._ends, self._minimum = bytearray(size), minimum
         self._place = self._calls = self._failures = self._slow = 0
-        self._lock = threading.Lock()
+        self._lock = lock()
 
     def good(self) -> bool:
         with self._lock:
@@ -167,7 +168,7 @@ class CountWindow:
             return Counts(self._calls, self._failures, self._slow)
 
     def forked(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = lock()
 
     def _put(self, end: int) -> None:
         ends, place = self._ends, self._place

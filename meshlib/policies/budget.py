@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from meshlib.errors import ConfigError
 from meshlib.policies.base import Site
+from meshlib.threads import lock
 
 WINDOW: Final = 10
 """Seconds over which calls and repetitions are compared, in steps of one."""
@@ -54,7 +54,7 @@ class Spending:
         self._rule, self._clock = rule, clock
         self._second = int(clock())
         self._calls, self._repeats = [0] * WINDOW, [0] * WINDOW
-        self._lock = threading.Lock()
+        self._lock = lock()
 
     def called(self, now: float) -> None:
         """A call is made at monotonic time ``now``."""

@@ -18,7 +18,6 @@ from meshlib.threads import promise
 MOST: Final = 1_000_000
 
 Free: TypeAlias = deque[None]
-Waiter: TypeAlias = "Future[Place]"
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,19 @@ class bulkhead(Policy):  # noqa: N801 - as users write it
 
     def bind(self, site: Site) -> Layer:
         return Bulkhead(self, site)
+
+
+class Waiter:
+    """Somebody who waits for a place: until ``woken`` is resolved. Whoever takes the ``claim`` settles whether he gets one: who
+    hands it over, once it is his ``place``, or himself, who waits no more. So nobody has to wait for the other, who may be the
+    same thread: an abandoned flow is collected in the middle of anything."""
+
+    __slots__ = ("claim", "place", "woken")
+
+    def __init__(self) -> None:
+        self.woken: Future[None] = promise()
+        self.claim = deque([None])
+        self.place: Place | None = None
 
 
 class Permits:
@@ -85,16 +97,18 @@ class Permits:
         return Place(self, free)
 
     def join(self) -> Waiter:
-        """A future that is resolved with a place; :meth:`leave` it if it is not wanted any more."""
-        waiter: Waiter = promise()
+        """Wait for a place; :meth:`leave` must follow."""
+        waiter = Waiter()
         self._waiters.append(waiter)
         self._match()
         return waiter
 
     def leave(self, waiter: Waiter) -> Place | None:
         """Wait no more. The place, if it has come: it is to be given back."""
-        if not waiter.cancel():
-            return waiter.result()
+        try:
+            waiter.claim.pop()
+        except IndexError:
+            return waiter.place
         with suppress(ValueError):  # somebody has found it, and goes on to the next one
             self._waiters.remove(waiter)
         return None
@@ -121,9 +135,12 @@ class Permits:
             waiter = self._waiters.popleft()
         except IndexError:
             return False
-        if not waiter.set_running_or_notify_cancel():
+        waiter.place = Place(self, free)
+        try:
+            waiter.claim.pop()
+        except IndexError:  # he has left, and so there is nobody for the place
             return False
-        waiter.set_result(Place(self, free))
+        waiter.woken.set_result(None)
         return True
 
 
@@ -182,7 +199,7 @@ class Bulkhead:
             raise self._refused(call)
         waiter = self.permits.join()
         try:
-            yield Wait(waiter, patience)
+            yield Wait(waiter.woken, patience)
         except BaseException:
             place = self.permits.leave(waiter)
             if place is not None:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Hashable
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, TypeAlias
 
-from meshlib.threads import promise
+from meshlib.threads import promise, rlock
 
 
 class Seat:
     """Somebody who waits for what another one fetches: until ``woken`` is resolved. Then it is ``found``, or one ``leads``
-    now: whoever did has failed or gone."""
+    now: whoever did has failed or gone. ``gone``: he waits no more."""
 
-    __slots__ = ("found", "leads", "woken")
+    __slots__ = ("found", "gone", "leads", "woken")
 
     def __init__(self) -> None:
         self.woken: Future[None] = promise()
         self.found: Any = None
-        self.leads = False
+        self.leads = self.gone = False
 
 
 Flight: TypeAlias = "deque[Seat]"
@@ -37,7 +36,7 @@ class Flights:
 
     def forked(self) -> None:
         """In a child process (and at first): those of the parent are the parent's."""
-        self._lock = threading.RLock()
+        self._lock = rlock()
         self._flights: dict[Hashable, Flight] = {}
 
     def board(self, key: Hashable) -> tuple[Flight, Seat | None]:
@@ -54,6 +53,7 @@ class Flights:
     def leave(self, key: Hashable, flight: Flight, seat: Seat) -> None:
         """Wait no more. Who was to lead just now lets the next one."""
         with self._lock:
+            seat.gone = True
             if not seat.leads:
                 with suppress(ValueError):
                     flight.remove(seat)
@@ -75,11 +75,12 @@ class Flights:
 
     @staticmethod
     def _next(flight: Flight) -> list[Seat]:
-        if not flight:
-            return []
-        seat = flight.popleft()
-        seat.leads = True
-        return [seat]
+        while flight:
+            seat = flight.popleft()
+            seat.leads = not seat.gone  # he may be collected just now, in this thread
+            if seat.leads:
+                return [seat]
+        return []
 
     def waiting(self, key: Hashable) -> int | None:
         """How many wait there; None when nobody fetches it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, InvalidStateError
@@ -10,7 +9,7 @@ from contextlib import AbstractContextManager, suppress
 from typing import Any, Final, Protocol
 
 from meshlib.policies.window import Window
-from meshlib.threads import promise
+from meshlib.threads import promise, rlock
 
 TICK: Final = 1e-6
 """Seconds that whoever waits waits at least: less than this a clock may not tell."""
@@ -50,7 +49,7 @@ class Gate:
     however late anybody wakes up. What somebody who leaves would have used, the next ones have at once.
     """
 
-    def __init__(self, window: Window, clock: Callable[[], float], lock: Callable[[], Lock] = threading.RLock) -> None:
+    def __init__(self, window: Window, clock: Callable[[], float], lock: Callable[[], Lock] = rlock) -> None:
         # The lock is reentrant: a flow that nobody finished may be collected, and leave its queue, wherever this thread is.
         self.window, self._clock, self._make_lock = window, clock, lock
         self._take = window.take
@@ -116,7 +115,8 @@ class Gate:
 
     def _drop_overdue(self) -> None:
         """A blocked event loop may keep its callers from coming: nobody waits for them beyond their time."""
-        while self._queue and self._clock() > self._queue[0].until + OVERDUE:
+        now = self._clock()
+        while self._queue and now > self._queue[0].until + OVERDUE:
             self._queue.popleft()
 
     def left(self) -> list[tuple[Window, int, float]]:
@@ -161,7 +161,7 @@ class Gates:
         self, make: Callable[[], Window], clock: Callable[[], float], keys: int, crowded: Callable[[], object]
     ) -> None:
         self._make, self._clock, self._keys, self._crowded = make, clock, keys, crowded
-        self._lock = threading.RLock()
+        self._lock = rlock()
         self._gates: OrderedDict[Hashable, Gate] = OrderedDict()
         self._shared: dict[int, Gate] = {}
 
@@ -203,6 +203,6 @@ class Gates:
 
     def forked(self) -> None:
         """In a child process."""
-        self._lock = threading.RLock()
+        self._lock = rlock()
         for gate in (*self._gates.values(), *self._shared.values()):
             gate.forked()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any, Final
 
 from meshlib.errors import CallError
 from meshlib.outcome import Outcome, of_answer, of_error
 from meshlib.policies.gradient import Gradient, Numbers
+from meshlib.threads import lock
 
 WINDOW: Final = 0.1
 """Seconds that a window lasts at least."""
@@ -35,7 +35,7 @@ class Limiter:
     def forked(self) -> None:
         """In a child process (and at first): the calls under way are the parent's."""
         self._under_way: set[Permit] = set()
-        self._lock = threading.Lock()
+        self._lock = lock()
 
     def __len__(self) -> int:
         return len(self._under_way)

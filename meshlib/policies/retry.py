@@ -145,12 +145,12 @@ class _Retry:
                 attempt.close()
                 raise
             else:
+                call.adopt(attempt)  # before the answer is judged, which may be somebody else's code, and fail
                 pause = None
                 if self._any_answer or (_is_answer(call, response) and response.status_code >= _FIRST_ERROR):
                     trouble = trouble or _Trouble(self, call, visited, begun)
                     pause = trouble.after(None, response)
                 if pause is None:
-                    call.adopt(attempt)
                     return response
                 try:
                     yield Close(response)

@@ -13,7 +13,6 @@ import fcntl
 import mmap
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -27,6 +26,7 @@ from meshlib.policies.forks import on_fork
 from meshlib.policies.gate import Stuck
 from meshlib.policies.rates import Rate
 from meshlib.policies.window import NEVER, Slots
+from meshlib.threads import original, rlock
 
 LAYOUT: Final = int.from_bytes(b"meshlim1", sys.byteorder)
 """What a file begins with; another layout gets another number."""
@@ -69,7 +69,7 @@ class SharedLog:
         self.stride = entry_cells(rates)
         self._handle, self._depth = -1, 0
         self._check_at = self._stuck_until = 0.0
-        self._threads = threading.RLock()
+        self._threads = rlock()
         self.numbers: memoryview[int] = memoryview(b"").cast("q")
         self.times: memoryview[float] = memoryview(b"").cast("d")
         on_fork(self)
@@ -100,7 +100,7 @@ class SharedLog:
 
     def forked(self) -> None:
         """In a child process: a thread of the parent may have been inside. The lock on the file was the parent's alone."""
-        self._threads, self._depth = threading.RLock(), 0
+        self._threads, self._depth = rlock(), 0
 
     def _enter(self) -> None:
         if self._handle < 0:
@@ -135,7 +135,7 @@ class SharedLog:
                 self._stuck_until = now + CHECK
             if now < self._stuck_until:  # who found that out has waited for all of us
                 raise Stuck(f"another process holds {self.path} and does not go on")
-            time.sleep(pause)
+            original("time", "sleep")(pause)  # no other greenlet may come in, as its thread has the lock already
             pause = min(1e-4, pause + 2e-5)  # who has it has it for microseconds, but there may be many others
 
     def _open(self) -> None:

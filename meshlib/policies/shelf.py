@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -10,6 +9,7 @@ from typing import Any, Final
 from cachetools import TLRUCache
 
 from meshlib.flow import FUNCTION, Call
+from meshlib.threads import rlock
 
 MOST: Final = 64
 """How many answers of the largest size there is room for, all together."""
@@ -53,7 +53,7 @@ class Shelf:
 
     def _empty(self) -> None:
         # Reentrant: a flow that nobody finished may be collected wherever this thread is.
-        self._lock = threading.RLock()
+        self._lock = rlock()
         self._items: TLRUCache[Hashable, Item] = TLRUCache(self._room, lambda _key, item, _now: item.end, self._clock, _size)
 
     def get(self, key: Hashable) -> Item | None:

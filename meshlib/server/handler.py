@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -20,6 +21,9 @@ from meshlib.server.order import ProviderStack
 R = TypeVar("R")
 
 Ending = Callable[[], object]
+
+_served: ContextVar[object] = ContextVar("meshlib.served", default=None)
+"""A mark of the request whose deadline and priority are those of this thread or task."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,30 +67,32 @@ class Handler(Generic[R]):
         """What ``answer()`` returns, unless the request is refused."""
         request = _Request(self, incoming)
         try:
-            proceed = request.way()
-            response = answer() if proceed is None else run(proceed, request.call(incoming), _Sender(request, answer))
-        except (Refused, DeadlineExceeded) as refusal:
-            response = self.refuse(request.refused(refusal, incoming))
+            try:
+                proceed = request.way()
+                response = answer() if proceed is None else run(proceed, request.call(incoming), _Sender(request, answer))
+            except (Refused, DeadlineExceeded) as refusal:
+                response = self.refuse(request.refused(refusal))
+            return request.answered(response, incoming)  # type: ignore[no-any-return]
         except BaseException as problem:
             request.fail(problem, incoming)
             raise
-        return request.answered(response, incoming)  # type: ignore[no-any-return]
 
     async def aserve(self, incoming: Incoming, answer: Callable[[], Awaitable[R]]) -> R:
         """The same, awaited."""
         request = _Request(self, incoming)
         try:
-            proceed = request.way()
-            if proceed is None:
-                response = await answer()
-            else:
-                response = await arun(proceed, request.call(incoming), _AsyncSender(request, answer))
-        except (Refused, DeadlineExceeded) as refusal:
-            response = self.refuse(request.refused(refusal, incoming))
+            try:
+                proceed = request.way()
+                if proceed is None:
+                    response = await answer()
+                else:
+                    response = await arun(proceed, request.call(incoming), _AsyncSender(request, answer))
+            except (Refused, DeadlineExceeded) as refusal:
+                response = self.refuse(request.refused(refusal))
+            return request.answered(response, incoming)  # type: ignore[no-any-return]
         except BaseException as problem:
             request.fail(problem, incoming)
             raise
-        return request.answered(response, incoming)  # type: ignore[no-any-return]
 
 
 class _Request:
@@ -102,7 +108,9 @@ class _Request:
         left = deadline.seconds_of(incoming.deadline) if incoming.deadline else None
         self._late, self._end = left == 0, None if left is None else time.monotonic() + left
         # Set even when they are none: a thread serves one request after the other.
-        self._before = deadline.enter(self._end), priorities.enter(priorities.level_of(incoming.priority))
+        self._before = deadline.enter(self._end), priorities.enter(priorities.level_of(incoming.priority)), _served.get()
+        self._mark = object()
+        _served.set(self._mark)
 
     def way(self) -> Next | None:
         """What is between it and the app; None for nothing. Raises :class:`DeadlineExceeded` where nobody else would."""
@@ -128,10 +136,9 @@ class _Request:
         self._begun, self._end = True, call.deadline
         deadline.enter(call.deadline)
 
-    def refused(self, error: Refused | DeadlineExceeded, incoming: Incoming) -> Refused | DeadlineExceeded:
+    def refused(self, error: Refused | DeadlineExceeded) -> Refused | DeadlineExceeded:
         """``error``, unless it is the app's own, of something that it called."""
         if self._begun:
-            self.fail(error, incoming)
             raise error
         return error
 
@@ -147,21 +154,25 @@ class _Request:
 
     def fail(self, problem: BaseException, incoming: Incoming) -> None:
         """There is none."""
-        if self._counted is not None:
-            self._counted.failed(problem)
-            self._route = incoming.route()
-        self.over()
+        try:
+            if self._counted is not None:
+                self._counted.failed(problem)
+                self._route = incoming.route()
+        finally:
+            self.over()
 
     def hold(self, call: Call) -> None:
         """Close ``call`` when it is over."""
         self._held.append(call)
 
     def over(self) -> None:
-        """Its response has been sent, or given up. In another thread or task than its own, there is no deadline to leave."""
+        """Its response has been sent, or given up. In another thread or task than its own, which may serve another request as
+        this one is collected, there is no deadline to leave."""
         self._in_flight.end(self._place)
-        if deadline.inherited() is self._end:
+        if _served.get() is self._mark:
             deadline.enter(self._before[0])
             priorities.enter(self._before[1])
+            _served.set(self._before[2])
         for call in self._held:
             call.close()
         if self._counted is not None:

@@ -84,3 +84,30 @@ def test_importing_and_making_a_mesh_starts_no_thread_and_opens_nothing(used: bo
     said = subprocess.run(command, env=env, cwd=TOP, capture_output=True, text=True, check=True, timeout=300).stdout
     tasks, files = json.loads(said)
     assert (tasks > 1, files > 0) == (used, used)
+
+
+DJANGO = """
+import os, signal, threading
+from django.conf import settings
+settings.configure(MESH={"REGISTRY": "static://stock=10.0.0.1:80"})
+from meshlib_contrib.django import own
+
+making, made = threading.Event(), threading.Event()
+thread = threading.Thread(target=lambda: own._once("parent", lambda: (making.set(), made.wait())))
+thread.start()
+making.wait()
+if (child := os.fork()) == 0:
+    signal.alarm(30)
+    print(own.get_mesh().settings.registry.scheme, flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+made.set()
+thread.join()
+"""
+
+
+def test_a_thread_of_the_parent_was_making_what_django_has_of_the_mesh(tmp_path: Path) -> None:
+    env = {**os.environ, "MESH_STATE_DIR": str(tmp_path), "PYTHONWARNINGS": "ignore::DeprecationWarning"}
+    done = subprocess.run([sys.executable, "-c", DJANGO], env=env, cwd=TOP, capture_output=True, text=True, timeout=120,
+                          check=False)  # fmt: skip
+    assert done.stdout == "static\n", done.stderr

@@ -8,7 +8,6 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ from hypothesis import strategies as st
 from meshlib import Refused, bulkhead
 from meshlib.flow import Call, arun, compose, run
 from meshlib.policies.base import Site
-from meshlib.policies.bulkhead import Permits, Place
+from meshlib.policies.bulkhead import Permits, Place, Waiter
 from tests.unit.flows import Answer, AsyncScript, Script, call_to
 
 
@@ -38,7 +37,7 @@ class Model:
 @settings(max_examples=300)
 def test_in_lockstep(limit: int, steps: list[tuple[str, int]]) -> None:
     permits, model = Permits(limit), Model(limit)
-    waiting: dict[int, Future[Place]] = {}
+    waiting: dict[int, Waiter] = {}
     held: dict[int, Place] = {}
     for name, (step, which) in enumerate(steps):
         if step == "t":
@@ -68,7 +67,7 @@ def test_in_lockstep(limit: int, steps: list[tuple[str, int]]) -> None:
             model.free += 1
         model.match()
         assert permits.free == model.free
-        assert {name for name, future in waiting.items() if future.done()} == {*waiting} & {*model.holding}
+        assert {name for name, waiter in waiting.items() if waiter.woken.done()} == {*waiting} & {*model.holding}
 
 
 @pytest.fixture(autouse=True)

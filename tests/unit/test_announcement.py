@@ -230,6 +230,18 @@ class TestMesh:
         mesh.announce(lambda: ports(8001))
         assert mesh._registrations == [registration]
 
+    def test_two_threads_announce_at_once(self, mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+        check, begun = mesh._check_pid, list[object]()
+
+        def met() -> None:
+            monkeypatch.setattr(mesh, "_check_pid", check)
+            mesh.announce(lambda: ports(8000))
+
+        monkeypatch.setattr(mesh._worker, "report", begun.append)
+        monkeypatch.setattr(mesh, "_check_pid", met)
+        mesh.announce(lambda: ports(8000))
+        assert len(begun) == 1, "the other one could be cancelled by nobody"
+
     def test_not_before_it_serves(self, mesh: Mesh) -> None:
         mesh.announce(lambda: ports(8000), at_once=False)
         assert not mesh._worker.running

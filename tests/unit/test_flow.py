@@ -374,6 +374,33 @@ def test_a_keyboard_interrupt_while_sleeping_unwinds_the_flow() -> None:
     assert idle(known)
 
 
+class Interrupted(Script):
+    """The first answer that is dropped is, but whoever drops it is interrupted."""
+
+    def drop(self, response: Any) -> None:
+        super().drop(response)
+        if self.log.count("drop") == 1:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("last", [Answer, ZeroDivisionError])
+def test_an_interrupt_while_answers_are_dropped_leaves_none_open(shell: str, last: Any) -> None:
+    def thrice(call: Call, proceed: Next) -> Flow:
+        yield from proceed(call)
+        return (yield from twice(call, proceed))
+
+    known, released = fleet("a"), []
+    answers = [Answer(), Answer(), last()]
+    call = call_to()
+    call.on_close(lambda: released.append(1))
+    with pytest.raises(KeyboardInterrupt):
+        SHELLS[shell](governed(known, thrice), call, Interrupted(*answers))
+    assert [answer.closed for answer in answers if isinstance(answer, Answer)] == [1] * (3 if last is Answer else 2)
+    assert released == [1]
+    assert idle(known)
+
+
 def test_a_layer_may_answer_an_effects_error_with_another_effect() -> None:
     def stubborn(call: Call, _proceed: Next) -> Flow:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import errno
 import gc
@@ -42,7 +43,7 @@ from meshlib.flow import Wait
 from meshlib.mesh import consuming as module
 from meshlib.model import Instance, Status
 from tests.servers.base import eventually
-from tests.unit.wiring import end_parents
+from tests.unit.wiring import Contended, end_parents
 
 
 @service_client("orders")
@@ -440,6 +441,37 @@ def test_closing_twice_or_after_the_mesh(mesh: Mesh, pauses: list[float]) -> Non
     assert not mesh._worker.running, "nothing is started again for what is closed"
 
 
+def test_the_mesh_is_closed_while_a_wish_is_on_its_way(mesh: Mesh, pauses: list[float]) -> None:
+    registration = mesh.register()
+    registration.wait(30)
+
+    class Closing:
+        """Another thread closes all just before the control plane is told."""
+
+        def __setattr__(self, *_: object) -> None:
+            registration._in_flight = mesh.in_flight
+            mesh.close()
+
+    registration._in_flight = Closing()  # type: ignore[assignment]
+    registration.drain()
+    assert pauses == [0.1]
+    assert not mesh._worker.running, "nothing is started again for what is closed"
+
+
+def test_the_control_plane_is_stopped_while_a_registration_begins(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, loop = mesh._worker, mesh._worker.loop
+
+    def stopped() -> asyncio.AbstractEventLoop:
+        given = loop()
+        monkeypatch.setattr(worker, "loop", loop)
+        worker.stop()  # another thread does
+        return given
+
+    monkeypatch.setattr(worker, "loop", stopped)
+    with mesh.register() as registration:
+        assert registration.wait(30).service == "orders"
+
+
 def test_closing_from_many_threads_is_done_once(mesh: Mesh, pauses: list[float]) -> None:
     registration = mesh.register()
     registration.wait(30)
@@ -620,21 +652,6 @@ class NoLock:
 
     def __enter__(self) -> None: ...
     def __exit__(self, *_: object) -> None: ...
-
-
-class Contended(NoLock):
-    """A lock that counts who had to wait for it."""
-
-    def __init__(self) -> None:
-        self.lock, self.waited = threading.Lock(), 0
-
-    def __enter__(self) -> None:
-        if not self.lock.acquire(blocking=False):
-            self.waited += 1
-            self.lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self.lock.release()
 
 
 def never_closing(monkeypatch: pytest.MonkeyPatch) -> None:

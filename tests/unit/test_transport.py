@@ -21,7 +21,7 @@ from meshlib.flow import Call, arun, run
 from meshlib.model import Instance
 from meshlib.settings import Settings
 from meshlib.transport import BUFFER, INSTANCE, AsyncEngine, Engine, translate
-from tests.unit.flows import call_to
+from tests.unit.flows import call_to, fleet
 from tests.unit.wiring import Dropping, World
 
 V4 = Endpoint(Instance("orders", "a", "10.0.0.1", 8000))
@@ -286,19 +286,84 @@ class Pool(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
         self.closed += 1
 
 
+class Seen(set[object]):
+    """Attempts in flight that are over once somebody has looked so many ``times``."""
+
+    def __init__(self, attempt: object, *, times: int) -> None:
+        super().__init__({attempt})
+        self.times = times
+
+    def __len__(self) -> int:
+        self.times -= 1
+        return max(0, self.times)
+
+
 class TestPools:
     def test_one_per_endpoint_closed_on_discard(self) -> None:
         made: list[Pool] = []
         engine = Engine(settings(), lambda _: made.append(Pool()) or made[-1])  # type: ignore[func-returns-value]
-        other = Endpoint(V4.instance)
-        for endpoint in (V4, V4, other):
-            engine.send(get().to(endpoint))
+        one, other = Endpoint(V4.instance), Endpoint(V4.instance)
+        for endpoint in (one, one, other):
+            attempt = get().to(endpoint)
+            engine.send(attempt)
+            attempt.close()
         assert len(made) == 2
-        engine.discard(V4)
-        engine.discard(V4)
+        engine.discard(one)
+        engine.discard(one)
         assert [pool.closed for pool in made] == [1, 0]
         engine.close()
         assert [pool.closed for pool in made] == [1, 1]
+
+    def test_whoever_comes_as_an_idle_service_is_left_keeps_the_connections(self) -> None:
+        pool = Pool()
+        engine = Engine(settings(), lambda _: pool)
+        known = fleet("a", on_drained=engine.discard)
+        begun = [get().to(known.endpoints()[0])]
+        engine.send(begun[0])
+        known.endpoints()[0].release(begun.pop())
+
+        class Coming:
+            """Between the look who is idle and what is done about it."""
+
+            def prepare(self) -> None:
+                begun.append(get().to(known.endpoints()[0]))
+
+        known._watchers.add(coming := Coming())
+        known.rest()
+        assert (len(begun), pool.closed) == (1, 0)
+        known.endpoints()[0].release(begun.pop())
+        del coming
+        known.rest()
+        assert pool.closed == 1
+
+    @pytest.mark.parametrize("ends", [False, True], ids=["and stays", "and ends at once"])
+    def test_whoever_comes_as_a_gone_endpoint_is_left_keeps_the_connections(self, ends: bool) -> None:
+        pool, endpoint = Pool(), Endpoint(V4.instance)
+        engine = Engine(settings(), lambda _: pool)
+        attempt = get().to(endpoint)
+        engine.send(attempt)
+        endpoint.in_flight = Seen(attempt, times=2 if ends else 3)
+        engine.discard(endpoint)
+        assert pool.closed == ends
+        endpoint.in_flight = set()
+        engine.discard(endpoint)
+        assert pool.closed == 1
+
+    def test_the_same_in_a_loop(self) -> None:
+        pool, endpoint = Pool(), Endpoint(V4.instance)
+        engine = AsyncEngine(settings(), lambda _: pool)
+
+        async def scenario() -> None:
+            attempt = get().to(endpoint)
+            await engine.send(attempt)
+            for closed in (0, 1):
+                engine.discard(endpoint)
+                for _ in range(3):
+                    await asyncio.sleep(0)
+                assert pool.closed == closed
+                attempt.close()
+
+        asyncio.run(scenario())
 
     def test_the_loser_of_a_race_closes_its_own(self) -> None:
         made: list[Pool] = []
@@ -358,12 +423,14 @@ class TestPools:
         assert made[-1].closed == 1
 
     def test_async_discard_closes_in_the_loop(self) -> None:
-        pool = Pool()
+        pool, endpoint = Pool(), Endpoint(V4.instance)
         engine = AsyncEngine(settings(), lambda _: pool)
 
         async def scenario() -> None:
-            await engine.send(get().to(V4))
-            threading.Thread(target=engine.discard, args=(V4,)).start()
+            attempt = get().to(endpoint)
+            await engine.send(attempt)
+            attempt.close()
+            threading.Thread(target=engine.discard, args=(endpoint,)).start()
             async with asyncio.timeout(30):
                 while not pool.closed:
                     await asyncio.sleep(0.001)

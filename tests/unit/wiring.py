@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -42,6 +43,21 @@ class Dropping(httpx2.SyncByteStream, httpx2.AsyncByteStream):
 
     async def aclose(self) -> None:
         self.closed += 1
+
+
+class Contended:
+    """A lock that counts who had to wait for it."""
+
+    def __init__(self) -> None:
+        self.lock, self.waited = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        if not self.lock.acquire(blocking=False):
+            self.waited += 1
+            self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
 
 
 def end_parents() -> None:

@@ -649,6 +649,16 @@ class TestKeyValue:
             await server.kv().lock("a", ttl=5)
         assert server.bodies("revoke") == [{"ID": "7"}]
 
+    async def test_a_lock_whose_taker_is_cancelled_gives_its_lease_back(self) -> None:
+        server = FakeEtcd(range=[ranged()], txn=[SILENCE])
+        taking = asyncio.create_task(server.kv().lock("a", ttl=5))
+        while not server.bodies("txn"):
+            await asyncio.sleep(0)
+        taking.cancel()
+        await asyncio.wait({taking})
+        assert taking.cancelled()
+        assert server.bodies("revoke") == [{"ID": "7"}]
+
     async def test_releasing_a_lock_that_is_lost(self) -> None:
         server = FakeEtcd(
             range=[ranged()],

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+from typing import Any
+
 import pytest
 
+from meshlib.balance import tiers
 from meshlib.balance.endpoint import Endpoint
 from meshlib.balance.fleet import Fleet
+from meshlib.discovery.view import View
 from meshlib.model import Status
+from tests.servers.base import eventually
 from tests.unit.flows import fleet, instance, update
+from tests.unit.wiring import Contended
 
 
 def names(endpoints: tuple[Endpoint, ...]) -> list[str]:
@@ -107,3 +114,23 @@ def test_a_child_process_forgets_what_was_under_way() -> None:
 
 def test_repr_names_instance_and_address() -> None:
     assert repr(fleet("a").find("a")) == "<Endpoint orders/a at 10.0.0.98:8000>"
+
+
+def test_one_that_is_ejected_as_its_mesh_is_closed_is_not_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    known, lock, sort = fleet("a", "b"), Contended(), tiers.sort
+    view = View(known.service, known, lambda _: None, timeout=0.0)
+    other = threading.Thread(target=view.close)
+
+    def met(*given: Any, **options: Any) -> tiers.Tiers:
+        made = sort(*given, **options)
+        if other.ident is None:
+            other.start()
+            eventually(lambda: lock.waited > 0 or not other.is_alive())
+        return made
+
+    monkeypatch.setattr("meshlib.balance.fleet.sort", met)
+    monkeypatch.setattr(known, "_lock", lock)
+    known.eject(known.find("a"))
+    other.join(30)
+    assert known.find("a").ejected is None
+    assert names(known.tiers.prime) == ["a", "b"]

@@ -256,6 +256,19 @@ def test_an_empty_registry_after_a_cold_start_wipes_nothing() -> None:
     play(World(Scripted([DOWN], [listed()]), disk=disk), story)
 
 
+def test_an_empty_list_that_comes_while_the_disk_is_read_wipes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def slowly(work: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        await asyncio.sleep(0.5)
+        return work(*arguments, **options)
+
+    async def story(world: World) -> None:
+        monkeypatch.setattr(asyncio, "to_thread", slowly)
+        await asyncio.sleep(1.0)
+        assert (world.shown, world.disk.loads) == ("x? y?", 1), "nobody forgets what was known for a loss of state"
+
+    play(World(Scripted([0.3, listed()]), disk=snapshot(instance("x"), instance("y"))), story)
+
+
 @pytest.mark.parametrize("trouble", [StoreError("not ours"), OSError("gone"), KeyError("bug")])
 def test_a_disk_that_cannot_be_used(trouble: Exception, caplog: pytest.LogCaptureFixture) -> None:
     async def story(world: World) -> None:

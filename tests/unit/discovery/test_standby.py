@@ -43,6 +43,8 @@ class Group:
         self.shared.change(status=status)
 
     def leave(self) -> bool:
+        if self.closed:
+            return False
         if self.shared.registrar is self:
             self.shared.registrar = None
         self.shared.others -= 1
@@ -193,6 +195,29 @@ def test_a_wish_is_listed_at_once_whoever_keeps_the_entry(play: Play) -> None:
     play(story)
 
 
+def test_a_wish_that_meets_a_heartbeat_is_not_undone_by_it(play: Play) -> None:
+    async def story(world: World) -> None:
+        _, second = await world.join(), await world.join()
+        world.shared.others = 1
+        listed: list[Instance] = []
+
+        async def register(instance: Instance) -> None:
+            listed[:] = [instance]
+
+        async def heartbeat(instance: Instance) -> bool:
+            await asyncio.sleep(0.5)
+            return listed == [instance]
+
+        world.registry.behave = {"register": register, "heartbeat": heartbeat}
+        await asyncio.sleep(HEARTBEAT)  # the first has looked, and waits for the registry
+        second.wish(Status.DRAINING)
+        await asyncio.sleep(1.0)
+        assert world.registry.log[1:4] == ["heartbeat up", "register draining", "register up"]
+        assert [one.status for one in listed] == [Status.DRAINING]
+
+    play(story)
+
+
 def test_a_wish_outlives_an_outage_and_gives_way_to_a_later_one_of_others(play: Play) -> None:
     async def story(world: World) -> None:
         world.shared.registrar, world.shared.others = "another", 1
@@ -245,6 +270,26 @@ def test_the_last_removes_what_others_have_listed(play: Play) -> None:
         assert [(one.id, one.generation) for one in gone] == [("shop-1", "g0")]
 
     assert play(story).registry.log == ["deregister up"]
+
+
+def test_who_is_stopped_just_as_it_loses_sight_of_the_others_removes_its_entry(play: Play) -> None:
+    async def story(world: World) -> None:
+        ours, loop = await world.join(), asyncio.get_running_loop()
+        group, stopping = ours._group, list[Any]()
+        assert isinstance(group, Group)
+
+        def close() -> None:
+            if not group.closed:
+                group.closed, world.shared.problem = True, None
+                stopping.append(asyncio.run_coroutine_threadsafe(ours.stop(), loop))
+
+        group.close = close  # type: ignore[method-assign]
+        world.shared.problem = OSError("the disk is gone")
+        await asyncio.sleep(HEARTBEAT + 0.1)
+        assert await asyncio.wrap_future(stopping[0])
+        world.reconcilers.clear()
+
+    assert play(story).registry.log == ["register up", "deregister up"]
 
 
 def test_nobody_is_told_of_what_never_was_listed(play: Play) -> None:

@@ -140,6 +140,44 @@ def test_coroutines_run_on_the_loop_of_the_app() -> None:
     assert asyncio.run(ask(checks)) == {"database": Component()}, "that loop has ended: any will do"
 
 
+class Ending:
+    """The loop of an app that ends just now: what it is given it never does, or refuses once it is ``closed``."""
+
+    def __init__(self, *, closed: bool) -> None:
+        self.closed, self.given = closed, list[Any]()
+
+    def is_running(self) -> bool:
+        return True
+
+    def call_soon_threadsafe(self, *given: Any) -> None:
+        if self.closed:
+            raise RuntimeError("Event loop is closed")
+        self.given.append(given)
+
+
+def test_the_loop_of_the_app_ends_as_it_is_to_make_a_check() -> None:
+    async def story(checks: Checks, _: FakeClock) -> None:
+        checks.add("database", well, timeout=1.0, readiness=True)
+        home: Any = Ending(closed=False)
+        checks.home = home
+        assert await ask(checks) == {"database": Component("DOWN", "no answer within 1 s")}
+        checks.home = None
+        assert await ask(checks) == {"database": Component()}, "what was left behind there is not waited for again"
+        for _, _, coroutine, _ in home.given:
+            coroutine.close()
+
+    play(story)
+
+
+def test_the_loop_of_the_app_is_closed_as_it_is_to_make_a_check() -> None:
+    async def story(checks: Checks, _: FakeClock) -> None:
+        checks.add("database", well, timeout=1.0, readiness=True)
+        checks.home = Ending(closed=True)  # type: ignore[assignment]
+        assert await ask(checks) == {"database": Component()}
+
+    play(story)
+
+
 def test_it_is_logged_once_and_so_is_its_end(caplog: pytest.LogCaptureFixture) -> None:
     answers = iter([False, False, True, True])
 

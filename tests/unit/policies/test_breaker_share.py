@@ -16,7 +16,7 @@ from meshlib import CircuitOpen, ConfigError, circuit_breaker
 from meshlib.events import Events
 from meshlib.policies import breaker_share
 from meshlib.policies.base import Site
-from meshlib.policies.breaker_share import AGAIN, POLL
+from meshlib.policies.breaker_share import AGAIN, POLL, Share
 from meshlib.testing import FakeClock, Reply, play
 
 
@@ -103,6 +103,28 @@ def test_what_was_read_before_it_opened_does_not_close_it() -> None:
     storage.meanwhile = one.fail
     one.call()
     assert (one.counted("opened"), one.counted("closed")) == (1, 0)
+    assert (one.breaker.state, storage.state) == ("open", "open")
+
+
+def test_what_happens_just_as_an_exchange_ends_is_told_without_another_call() -> None:
+    storage, clock = Storage(), FakeClock()
+    one = Process(storage, clock)
+    share = Share.of(one.breaker)
+    assert share is not None
+    taken: Any = share._busy
+
+    class Busy:
+        """It opens in another thread before this one lets go."""
+
+        acquire = taken.acquire
+
+        def release(self) -> None:
+            share._busy = taken
+            one.fail()
+            taken.release()
+
+    share._busy = Busy()  # type: ignore[assignment]
+    one.call()
     assert (one.breaker.state, storage.state) == ("open", "open")
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from concurrent.futures import Future
+from importlib import import_module
 from typing import Any
 
 import pytest
 
 from meshlib import BulkheadFull, ConfigError, bulkhead, timeout
 from meshlib.events import Event, Events
-from meshlib.flow import Call, Flow, Next, arun, compose
+from meshlib.flow import Call, Flow, Next, Wait, arun, compose
 from meshlib.policies.base import Site
 from meshlib.policies.bulkhead import Permits
 from meshlib.testing import FakeClock, Reply, VirtualLoop, play
@@ -182,6 +184,34 @@ def test_functions_and_generators() -> None:
     with pytest.raises(BulkheadFull):
         inner(True)
     assert inner(False) == "done"
+
+
+class Impatient(Future[Any]):
+    """Nobody may wait for it who would wait for himself."""
+
+    def result(self, timeout: float | None = None) -> Any:
+        assert self.done(), "this thread waits for itself"
+        return super().result(timeout)
+
+
+def test_one_who_waits_may_be_collected_just_as_his_place_is_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy: Any = import_module("meshlib.policies.bulkhead")
+    place = Place(1, wait=60.0)
+    holder = place.play(Reply()).result
+    monkeypatch.setattr(policy, "promise", Impatient)
+    abandoned = compose([place.layer])(call_to())
+    assert isinstance(next(abandoned), Wait)
+
+    class Collecting(policy.Place):  # type: ignore[misc]
+        """The collector comes when objects are made."""
+
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            abandoned.close()
+
+    monkeypatch.setattr(policy, "Place", Collecting)
+    holder.close()
+    assert (place.free, place.layer.permits.waiting) == (1, 0)
 
 
 def test_a_child_process_begins_anew() -> None:

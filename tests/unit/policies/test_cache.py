@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -33,6 +34,7 @@ from meshlib.events import Event, Events
 from meshlib.flow import Call, arun, compose
 from meshlib.policies.base import Site
 from meshlib.policies.cache import PATIENCE
+from meshlib.policies.flights import Flights, Seat
 from meshlib.subsets import Subset
 from meshlib.testing import FakeClock, Reply, VirtualLoop, play
 from tests.unit.flows import AsyncScript, Script, call_to
@@ -647,3 +649,24 @@ def test_bad_options(make: Any, said: str) -> None:
 def test_policies_compare() -> None:
     assert cache(1.0, methods=["get"]) == cache(1.0, methods=("GET",))
     assert len({cache(1.0), cache(1.0), cache(2.0)}) == 2
+
+
+def test_one_who_waits_may_be_collected_just_as_he_is_to_fetch() -> None:
+    flights = Flights()
+    flights.board("tea")
+
+    class Collecting(deque[Seat]):
+        """The collector may come whenever a function has returned."""
+
+        def popleft(self) -> Seat:
+            seat = super().popleft()
+            if seat is first:
+                flights.leave("tea", self, seat)
+            return seat
+
+    flight = flights._flights["tea"] = Collecting()
+    (_, first), (_, second) = flights.board("tea"), flights.board("tea")
+    assert first is not None
+    assert second is not None
+    flights.land("tea", flight, None)
+    assert (second.leads, second.woken.done()) == (True, True), "else everybody waits for one who is not there"

@@ -16,7 +16,9 @@ from meshlib.events import Event, Events
 from meshlib.flow import Call, arun, compose, run
 from meshlib.policies import redis_limit, shared_window
 from meshlib.policies.base import Policy, Site
-from meshlib.policies.gate import Gates
+from meshlib.policies.gate import Gate, Gates
+from meshlib.policies.rates import rates_of
+from meshlib.policies.window import window_of
 from meshlib.testing import FakeClock, Reply, VirtualLoop, play
 from tests.unit.flows import Answer, AsyncScript, Script, call_to
 
@@ -453,3 +455,17 @@ def test_calls_are_what_keys_see() -> None:
     call = call_to(b"/orders/7")
     play([layer], [Reply()], call=call, clock=place.clock)
     assert seen == [call]
+
+
+def test_one_who_waits_may_be_collected_as_another_looks_how_long_he_means_to() -> None:
+    """The collector may come whenever a function has returned."""
+    gate = Gate(window_of(rates_of(("1/s",), "rate_limit")[0]), lambda: 5.0)
+    turn = gate.join(until=0.0)
+
+    def collecting() -> float:
+        gate.leave(turn)
+        return 5.0
+
+    gate._clock = collecting
+    assert gate.take() == 0.0
+    assert gate.waiting == 0

@@ -384,6 +384,19 @@ class TestPermits:
         assert isinstance(played.error, problem)
         assert log == ["taken", "released"]
 
+    @pytest.mark.parametrize("shell", SHELLS)
+    @pytest.mark.parametrize("option", ["retry", "stop", "wait"])
+    def test_whatever_is_raised_by_what_judges_the_answer(self, shell: str, option: str) -> None:
+        def judge(*_: Any) -> bool:
+            raise ZeroDivisionError
+
+        log: list[str] = []
+        answer = Answer(503)
+        layers = governed(fleet("a"), retry(**{option: judge}).bind(Site()), self.permit(log))  # type: ignore[arg-type]
+        with pytest.raises(ZeroDivisionError):
+            SHELLS[shell](layers, call_to(), Script(answer))
+        assert (log, answer.closed) == (["taken", "released"], 1)
+
     def test_a_cancelled_pause_holds_nothing(self) -> None:
         log: list[str] = []
 

@@ -114,6 +114,20 @@ def test_what_the_app_sees(made: Made) -> None:
     assert (inherited(), level()) == (None, "")
 
 
+def test_one_that_is_collected_while_another_is_served_takes_nothing_from_it(made: Made) -> None:
+    seen: list[str] = []
+
+    def answer() -> Response:
+        served.endings[0]()
+        seen.append(level())
+        return Response()
+
+    served = made()
+    served.ask()
+    served.ask(answer, priority="critical")
+    assert seen == ["critical"]
+
+
 @pytest.mark.parametrize("policies", [(), (bulkhead(5),)], ids=["without layers", "under layers"])
 def test_no_time_is_left(made: Made, policies: Any) -> None:
     served = made(*policies)
@@ -157,6 +171,16 @@ def test_errors_of_the_app_go_on(made: Made, policies: Any, error: Exception) ->
                 served.ask(answer)
     assert len(served.in_flight) == 0
     assert len(served.counted) == 2
+
+
+@pytest.mark.parametrize("policies", [(), (bulkhead(1),)], ids=["without layers", "under layers"])
+def test_an_answer_that_is_none_holds_nothing(made: Made, policies: Any) -> None:
+    served = made(*policies)
+    for _ in range(2):
+        with pytest.raises(AttributeError):
+            served.ask(object)
+    assert len(served.in_flight) == 0
+    assert [said[:2] for said in served.counted] == [("GET", "AttributeError")] * 2
 
 
 def test_a_policy_that_wants_a_second_answer(made: Made) -> None:

@@ -379,7 +379,7 @@ class Recorder(memory.MemoryRegistry):
 
 def recorded(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> tuple[Mesh, list[str]]:
     noted: list[str] = []
-    mesh = Mesh(settings)
+    mesh = Mesh(settings.changed(ttl=3600.0))  # no heartbeat comes in between, however slow the machine
     mesh._backend = memory.Backend(Recorder(memory.store(settings.registry.path), noted), None)
     in_flight = mesh.in_flight
     sleeping(monkeypatch, lambda seconds: noted.append(f"wait {seconds:g} draining={in_flight.draining}"))

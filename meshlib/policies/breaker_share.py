@@ -86,6 +86,8 @@ class Share:
                 self.exchange()
         finally:
             busy.release()
+        if self._news and not self._failing:  # it came after the last look, and found somebody at it
+            self.attend()
 
     def exchange(self) -> None:
         """Write what is new here, read what is new there. Blocks, in a thread that may."""

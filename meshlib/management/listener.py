@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -31,24 +32,37 @@ class Listener:
         self._socket = _bound(settings)
         self._server: asyncio.Server | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed, self._lock = threading.Event(), threading.Lock()
         self._open = 0
         self.port: int = self._socket.getsockname()[1]
 
     async def serve(self) -> None:
         """Begin to answer, on the running loop, until it is closed."""
-        self._loop = asyncio.get_running_loop()
-        self._server = await asyncio.start_server(self._serve, sock=self._socket, limit=HEAD)
+        with self._lock:
+            if self._closed.is_set():
+                return
+            self._loop = loop = asyncio.get_running_loop()
+        try:
+            self._server = await asyncio.start_server(self._serve, sock=self._socket, limit=HEAD)
+        except BaseException:  # cancelled, with the mesh: nobody else lets go of the socket
+            loop.remove_reader(self._socket)
+            self._socket.close()
+            raise
+        if self._closed.is_set():  # meanwhile
+            self._server.close()
 
     def close(self) -> None:
         """Stop; from any thread, while the loop runs."""
+        with self._lock:
+            self._closed.set()
         if self._loop is None or self._loop.is_closed():
             self._socket.close()
         else:
             self._loop.call_soon_threadsafe(self._end)
 
     def _end(self) -> None:
-        assert self._server is not None
-        self._server.close()
+        if self._server is not None:  # else it is about to begin, and ends itself
+            self._server.close()
 
     def forked(self) -> None:
         """In a child process: let go of the socket, or it would go on listening there when the parent has ended."""

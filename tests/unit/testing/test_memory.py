@@ -35,6 +35,7 @@ from meshlib import (
     time_left,
 )
 from meshlib.testing import MemoryMesh
+from tests.servers.base import eventually
 
 PAUSE = retry(attempts=4, base=1.0)
 HEDGE = hedge(delay=0.1)
@@ -578,6 +579,30 @@ def test_closing_leaves_nothing_behind() -> None:
         mesh.client(Orders).fetch(7)
         assert set(threading.enumerate()) <= before, "a blocking caller needs no thread"
     assert not mesh._worker.running
+
+
+def test_closing_ends_the_threads_that_helped_beside_a_loop() -> None:
+    async def awaiting(request: httpx2.Request) -> dict[str, Any]:
+        return echo(request)
+
+    def helpers() -> set[str]:
+        return {one.name for one in threading.enumerate() if one not in before and one.name.startswith("meshlib-testing")}
+
+    async def main() -> None:
+        orders = mesh.client(Orders)
+        await orders.afetch(7)
+        orders.fetch(8)
+        assert {name.rstrip("0123456789") for name in helpers()} == {"meshlib-testing-", "meshlib-testing-app-"}
+
+    import threading
+
+    before = set(threading.enumerate())
+    with MemoryMesh() as mesh:
+        for _ in range(2):
+            mesh.add("orders", awaiting)
+            asyncio.run(main())
+            mesh.close()
+            eventually(lambda: not helpers())
 
 
 def test_another_event_loop_is_told_apart(mesh: MemoryMesh) -> None:

@@ -81,7 +81,8 @@ def mesh(settings: Settings, pauses: list[float]) -> Iterator[Mesh]:
 
 
 def listed(settings: Settings) -> list[Instance]:
-    return [instance for instance, _ in memory.store(settings.registry.path).instances.values()]
+    entries = list(memory.store(settings.registry.path).instances.values())  # at once: a worker may be registering another
+    return [instance for instance, _ in entries]
 
 
 def workers() -> set[threading.Thread]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 import fastapi
@@ -34,7 +34,10 @@ from meshlib import (
     service_client,
     time_left,
 )
+from meshlib.flow import Race
 from meshlib.testing import MemoryMesh
+from meshlib.testing.engine import _Course
+from meshlib.testing.timeline import Timeline
 from tests.servers.base import eventually
 
 PAUSE = retry(attempts=4, base=1.0)
@@ -603,6 +606,27 @@ def test_closing_ends_the_threads_that_helped_beside_a_loop() -> None:
             asyncio.run(main())
             mesh.close()
             eventually(lambda: not helpers())
+
+
+def test_an_end_that_is_told_after_it_was_fetched_is_no_reason_to_begin_the_next_attempt() -> None:
+    timeline = Timeline()
+    course = _Course(Race(lambda _: iter(()), (), 1.0), None, timeline)  # type: ignore[arg-type]
+    lost = (None, ZeroDivisionError())
+    course._ends.put(lost)
+    assert course.wait(1.0) is lost
+    real, late = timeline.wait, [1]
+
+    def wait(seconds: float, future: Any) -> bool:
+        while late:  # now its thread comes to it
+            late.pop()
+            ended, course._ended = course._ended, Future()
+            ended.set_result(None)
+        return real(seconds, future)
+
+    timeline.wait = wait  # type: ignore[method-assign, assignment]
+    begun = timeline.clock()
+    assert course.wait(1.0) is None
+    assert timeline.clock() == begun + 1.0
 
 
 def test_another_event_loop_is_told_apart(mesh: MemoryMesh) -> None:

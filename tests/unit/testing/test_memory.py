@@ -629,6 +629,22 @@ def test_an_end_that_is_told_after_it_was_fetched_is_no_reason_to_begin_the_next
     assert timeline.clock() == begun + 1.0
 
 
+def test_who_is_woken_when_it_is_known_that_all_wait_keeps_time_from_passing() -> None:
+    """By a thread that is in no call: one that closes an answer, say."""
+    timeline, place = Timeline(), Future[None]()
+    real = timeline._to
+
+    def to(due: float) -> bool:
+        if not place.done():
+            place.set_result(None)
+        return real(due)
+
+    timeline._to = to  # type: ignore[method-assign]
+    begun = timeline.clock()
+    assert timeline.wait(5.0, place)
+    assert timeline.clock() == begun
+
+
 def test_another_event_loop_is_told_apart(mesh: MemoryMesh) -> None:
     """As under trio: a coroutine that runs while asyncio does not."""
     mesh.add("orders", echo)

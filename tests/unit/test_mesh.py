@@ -834,9 +834,13 @@ def test_a_fork_without_hooks_is_noticed_before_a_lock_is_taken(mesh: Mesh, monk
 # -- whole interpreters
 
 
+PATIENT = {"MESH_REGISTRY_TIMEOUT": "30", "MESH_COLD_START_TIMEOUT": "30"}
+"""However slow the disk is."""
+
+
 def run(code: str, **environ: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-X", "dev", "-W", "error", "-c", textwrap.dedent(code)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **environ}
+    environment = {**os.environ, **PATIENT, "PYTHONPATH": str(Path(__file__).parents[2]), **environ}
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
 
 
@@ -846,7 +850,7 @@ def test_an_interpreter_with_an_open_mesh_ends_clean_and_deregisters(tmp_path: P
         import time
         from meshlib import Mesh
         mesh = Mesh.from_env()
-        mesh.register().wait()
+        mesh.register().wait(30)
         assert mesh.snapshot("orders").instances
         mesh.prefetch("users")
     """
@@ -878,7 +882,7 @@ def test_a_fork_of_an_open_mesh(tmp_path: Path) -> None:
         from meshlib import Mesh
         mesh = Mesh.from_env()
         registration = mesh.register()
-        registration.wait()
+        registration.wait(30)
         assert mesh.snapshot("orders").instances
         child = os.fork()
         if child == 0:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar, cast
@@ -25,15 +24,6 @@ POLICIES: Final = "POLICIES"
 _lock = threading.RLock()
 _made: dict[Any, Any] = {}
 """What belongs to the mesh: itself, its handler, its clients."""
-
-
-def _after_fork() -> None:
-    """A thread of the parent may have had the lock: the child makes what that one was at."""
-    global _lock  # noqa: PLW0603
-    _lock = threading.RLock()
-
-
-os.register_at_fork(after_in_child=_after_fork)
 
 
 def get_mesh() -> Mesh:

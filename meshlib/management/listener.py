@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 
 from meshlib.errors import ConfigError, PortInUse
@@ -32,36 +32,28 @@ class Listener:
         self._socket = _bound(settings)
         self._server: asyncio.Server | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._closed, self._lock = threading.Event(), threading.Lock()
-        self._open = 0
+        self._open, self._closed = 0, False
         self.port: int = self._socket.getsockname()[1]
 
     async def serve(self) -> None:
-        """Begin to answer, on the running loop, until it is closed."""
-        with self._lock:
-            if self._closed.is_set():
-                return
-            self._loop = loop = asyncio.get_running_loop()
-        try:
+        """Begin to answer, on the running loop, until it is closed: it may be already, or be as the server starts."""
+        self._loop = asyncio.get_running_loop()
+        if not self._closed:
             self._server = await asyncio.start_server(self._serve, sock=self._socket, limit=HEAD)
-        except BaseException:  # cancelled, with the mesh: nobody else lets go of the socket
-            loop.remove_reader(self._socket)
-            self._socket.close()
-            raise
-        if self._closed.is_set():  # meanwhile
-            self._server.close()
+        if self._closed:
+            self._end()
 
     def close(self) -> None:
-        """Stop; from any thread, while the loop runs."""
-        with self._lock:
-            self._closed.set()
-        if self._loop is None or self._loop.is_closed():
-            self._socket.close()
-        else:
-            self._loop.call_soon_threadsafe(self._end)
+        """Stop; from any thread."""
+        self._closed = True  # before the loop is looked at: serve() names it first
+        with suppress(RuntimeError):  # it has been closed
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._end)
+                return
+        self._socket.close()
 
     def _end(self) -> None:
-        if self._server is not None:  # else it is about to begin, and ends itself
+        if self._server is not None:
             self._server.close()
 
     def forked(self) -> None:

@@ -86,7 +86,7 @@ class Share:
                 self.exchange()
         finally:
             busy.release()
-        if self._news and not self._failing:  # it came after the last look, and found somebody at it
+        if self._news and not self._failing:  # since the last look, and whoever brought it found us at it
             self.attend()
 
     def exchange(self) -> None:

@@ -11,8 +11,7 @@ import httpx2
 import pytest
 
 from meshlib import Mesh, Settings
-from meshlib.management import listener
-from meshlib.management.listener import Listener, formatted, parse
+from meshlib.management.listener import formatted, parse
 from meshlib.management.mounting import path_of
 from meshlib.management.pages import Answer, Ask
 from tests.servers.base import free_port
@@ -160,72 +159,7 @@ class TestAsgi:
         assert path_of({"path": path, "root_path": root}) == below
 
 
-class FakeSocket:
-    """Only counts how often it is closed."""
-
-    closed = 0
-
-    def getsockname(self) -> tuple[str, int]:
-        return "127.0.0.1", 9090
-
-    def fileno(self) -> int:
-        return 1_000_000
-
-    def close(self) -> None:
-        self.closed += 1
-
-
 class TestPort:
-    @pytest.mark.parametrize(("when", "ended"), [("before", "socket"), ("meanwhile", "server"), ("afterwards", "server")])
-    def test_closed_before_it_begins_while_it_does_and_afterwards(
-        self, when: str, ended: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Whoever has the socket by then lets go of it."""
-        sock, server, begun = FakeSocket(), FakeSocket(), []
-
-        async def start_server(*_: Any, **__: Any) -> FakeSocket:
-            begun.append(sock.closed)
-            if when == "meanwhile":
-                made.close()  # by another thread
-            await asyncio.sleep(0)
-            return server
-
-        async def main() -> None:
-            if when == "before":
-                made.close()
-            await made.serve()
-            if when == "afterwards":
-                made.close()
-            await asyncio.sleep(0)
-
-        monkeypatch.setattr(listener, "_bound", lambda _: sock)
-        monkeypatch.setattr(asyncio, "start_server", start_server)
-        made = Listener(Settings(), None)  # type: ignore[arg-type]
-        problems: list[Any] = []
-        with asyncio.Runner() as runner:
-            runner.get_loop().set_exception_handler(lambda _, problem: problems.append(problem))
-            runner.run(main())
-        assert (sock.closed > 0, server.closed > 0) == (ended == "socket", ended == "server")
-        assert (begun, problems) == ([] if when == "before" else [0], [])
-
-    def test_cancelled_while_it_begins(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        sock = FakeSocket()
-
-        async def main() -> None:
-            serving = asyncio.create_task(Listener(Settings(), None).serve())  # type: ignore[arg-type]
-            await asyncio.sleep(0)
-            serving.cancel()
-            await asyncio.wait([serving])
-            assert serving.cancelled()
-
-        async def start_server(*_: Any, **__: Any) -> None:
-            await asyncio.Event().wait()
-
-        monkeypatch.setattr(listener, "_bound", lambda _: sock)
-        monkeypatch.setattr(asyncio, "start_server", start_server)
-        asyncio.run(main())
-        assert sock.closed == 1
-
     def test_a_request(self) -> None:
         head = b"GET /readyz?x=1 HTTP/1.1\r\nHost: a:b\r\nAUTHORIZATION:  Bearer x \r\n\r\n"
         assert parse(head, "10.0.0.1") == Ask("GET", "/readyz", "Bearer x", "10.0.0.1")

@@ -166,29 +166,6 @@ def test_without_a_storage_each_goes_alone() -> None:
     assert other.call() == "-"
 
 
-def test_what_opens_at_the_very_end_of_a_look_is_told_without_another_call() -> None:
-    one, _, storage = two()
-    share = breaker_share.Share.of(one.breaker)
-    assert share is not None
-    busy, ends = share._busy, [one.fail]
-
-    class Busy:
-        """Somebody is at it until the last moment, in which another thread's call opens the circuit."""
-
-        def acquire(self, blocking: bool) -> bool:
-            return busy.acquire(blocking)
-
-        def release(self) -> None:
-            while ends:
-                ends.pop()()
-            busy.release()
-
-    share._busy = Busy()  # type: ignore[assignment]
-    one.clock.advance(POLL)
-    one.call()
-    assert (one.breaker.state, storage.state) == ("open", "open")
-
-
 def test_a_new_process_learns_of_it_and_not_of_what_is_over() -> None:
     one, _, storage = two()
     one.fail()

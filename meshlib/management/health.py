@@ -88,7 +88,8 @@ class Checks:
 
     def named(self, *, readiness: bool) -> list[Check]:
         """All checks, or those that readiness depends on."""
-        return [check for check in self._known.values() if check.readiness or not readiness]
+        known = list(self._known.values())  # at once: an app may be adding another meanwhile
+        return [check for check in known if check.readiness or not readiness]
 
     async def results(self, checks: Iterable[Check]) -> dict[str, Component]:
         """How they are, all asked at the same time. It takes as long as the longest time-out at most."""

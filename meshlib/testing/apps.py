@@ -26,6 +26,9 @@ Function: TypeAlias = Callable[[httpx2.Request], Any]
 App: TypeAlias = Any
 """A WSGI app, an ASGI app or a :data:`Function`, ``def`` or ``async def``."""
 
+HELPERS: Final = 16
+"""Threads for apps that await, where a loop runs in the caller's already."""
+
 _KINDS: Final = {1: "function", 2: "wsgi", 3: "asgi"}
 
 
@@ -147,7 +150,7 @@ class Portal:
     def __init__(self) -> None:
         self._idle: list[asyncio.Runner] = []
         self._lock = threading.Lock()
-        self._helpers = DaemonExecutor(16, "meshlib-testing-app")
+        self._helpers = DaemonExecutor(HELPERS, "meshlib-testing-app")
 
     def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """The result of ``work()``. Where a loop runs in this thread already, another thread does it, and is waited for."""
@@ -166,7 +169,7 @@ class Portal:
                 self._idle.append(runner)
 
     def close(self) -> None:
-        """Close the loops."""
+        """Close the loops, and end the threads."""
         with self._lock:
             idle, self._idle = self._idle, []
         for runner in idle:
@@ -174,3 +177,5 @@ class Portal:
                 runner.close()
             else:
                 self._helpers.submit(runner.close).result()
+        helpers, self._helpers = self._helpers, DaemonExecutor(HELPERS, "meshlib-testing-app")
+        helpers.shutdown()

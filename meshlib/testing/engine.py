@@ -88,11 +88,14 @@ class _Course(Course):
 
     def wait(self, timeout: float | None) -> tuple[Any, BaseException | None] | None:
         """The next end, None when there is none in ``timeout`` seconds."""
-        ended = self._ended
-        end = super().wait(0)
-        if end is None and self._timeline.wait(math.inf if timeout is None else timeout, ended):
-            end = super().wait(0)
-        return end
+        until = math.inf if timeout is None else self._timeline.clock() + timeout
+        while True:
+            ended = self._ended
+            if (end := super().wait(0)) is not None:
+                return end
+            if not self._timeline.wait(until - self._timeline.clock(), ended):
+                return None
+            # What ended may have been fetched by the wait before, which was quicker than to be told.
 
 
 class VirtualAsyncEngine(AsyncEngine):

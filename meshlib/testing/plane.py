@@ -115,6 +115,8 @@ class Plane(Worker):
         if isinstance(loop, _Loop):
             with self._driving:
                 self._elsewhere(lambda: self._end(loop, last))
+                helper, self._helper = self._helper, DaemonExecutor(1, "meshlib-testing")
+                helper.shutdown()  # its thread; the next one has none before it is needed
 
     def _end(self, loop: _Loop, last: Work[object] | None) -> None:
         self._selector.limit = float("inf")

@@ -206,6 +206,7 @@ class Timeline:
                 if not forced and all(each.node.background for each in self._waiters):
                     return False
                 first = min(self._waiters, default=None)
+                self._early = False  # under the lock: whoever is woken from here on keeps time from passing
             if first is None or first.due > until or first.due == math.inf:
                 return False
             if self._to(first.due):
@@ -214,11 +215,16 @@ class Timeline:
 
     def _to(self, due: float) -> bool:
         """Let time pass until then; False when somebody was woken before that."""
-        self._early = False
         self.plane.drive(due)
         if not self._early:
             self.clock.now = max(self.clock.now, due)
         return not self._early
+
+    def _to_the_end(self, target: float) -> bool:
+        """The same where nobody waits for a time before ``target``."""
+        with self._turning:
+            self._early = False
+            return self._to(target)
 
     def advance(self, seconds: float) -> None:
         """Let ``seconds`` pass; whoever waits goes on at his time."""
@@ -228,7 +234,7 @@ class Timeline:
             raise RuntimeError("tasks wait for this time, and can only go on while yours awaits: use `await mesh.aadvance(…)`")
         target = self.clock() + seconds
         self.settle()
-        while self._turn(until=target, forced=True) or not self._to(target):
+        while self._turn(until=target, forced=True) or not self._to_the_end(target):
             self._quiet()
         self._quiet()
 
@@ -250,7 +256,7 @@ class Timeline:
         self._advancing = True
         try:
             await self._calm()
-            while self._turn(until=target, forced=True) or not self._to(target):
+            while self._turn(until=target, forced=True) or not self._to_the_end(target):
                 await self._calm()
         finally:
             self._advancing = False

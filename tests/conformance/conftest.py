@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from meshlib.backends import Backend, etcd_watch, open_backend
+from meshlib.backends.local_db import Database
 from meshlib.model import Instance, ServiceUrl
 from meshlib.settings import Settings
 from tests.servers.consul import ConsulServer
@@ -81,6 +82,7 @@ ENVIRONMENTS: dict[str, Callable[[Path], AbstractContextManager[Environment]]] =
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(etcd_watch, "LEADER", PATIENT)
+    monkeypatch.setitem(Database.__init__.__kwdefaults__, "timeout", PATIENT)
 
 
 @pytest.fixture(params=ENVIRONMENTS, scope="module")

@@ -221,8 +221,10 @@ class TestMesh:
 
     def test_registered_once_and_ready_then(self, mesh: Mesh) -> None:
         assert mesh._standing().hindrance == ""
-        mesh.announce(lambda: ports(8000))
+        found: list[Listener] = []
+        mesh.announce(lambda: list(found))
         assert mesh._standing().hindrance == "starting"
+        found += ports(8000)
         wait(lambda: bool(mesh._registrations))
         registration = mesh._registrations[0]
         assert registration.wait(30).port == 8000

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 
 import pytest
 
-from meshlib.backends.memory import Store
+from meshlib.backends import memory
+from meshlib.backends.memory import MemoryRegistry, Store
 from meshlib.cli import providers
 from meshlib.cli.facts import Failure, Wishes
 from meshlib.cli.providers import listens
-from meshlib.model import Instance
+from meshlib.model import Instance, Status
 from tests.unit.cli.said import Run
 
 
@@ -42,16 +44,12 @@ def test_one_or_a_service_is_needed(words: list[str], mesh: Run) -> None:
 def test_a_registry_that_can_do_it_itself(
     mesh: Run, orders: list[Instance], shared: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dataclasses import replace
+    class Maintaining(MemoryRegistry):  # a class of its own: Python remembers of each whether it is one that maintains
+        async def maintain(self, instance: Instance, on: bool) -> None:
+            changed = replace(instance, status=Status.MAINTENANCE if on else Status.UP)
+            self.store.instances["", "orders", instance.id] = (changed, float("inf"))
 
-    from meshlib.backends.memory import MemoryRegistry
-    from meshlib.model import Status
-
-    async def maintain(self: MemoryRegistry, instance: Instance, on: bool) -> None:
-        changed = replace(instance, status=Status.MAINTENANCE if on else Status.UP)
-        self.store.instances["", "orders", instance.id] = (changed, float("inf"))
-
-    monkeypatch.setattr(MemoryRegistry, "maintain", maintain, raising=False)
+    monkeypatch.setattr(memory, "MemoryRegistry", Maintaining)
     (told,) = mesh("maintenance", "orders/a", "--json").fact(Wishes).told
     assert (told.how, told.seen) == ("registry", True)
     assert mesh("instances", "orders", "--json").document["instances"][0]["status"] == "maintenance"
@@ -61,11 +59,10 @@ def test_a_registry_that_can_do_it_itself(
 
 
 def test_what_is_not_seen_is_not_done(mesh: Run, orders: list[Instance], monkeypatch: pytest.MonkeyPatch) -> None:
-    from meshlib.backends.memory import MemoryRegistry
+    class Ignoring(MemoryRegistry):
+        async def maintain(self, instance: Instance, on: bool) -> None: ...
 
-    async def ignored(self: MemoryRegistry, instance: Instance, on: bool) -> None: ...
-
-    monkeypatch.setattr(MemoryRegistry, "maintain", ignored, raising=False)
+    monkeypatch.setattr(memory, "MemoryRegistry", Ignoring)
     said = mesh("maintenance", "orders/a", "--wait", "0", "--json")
     (told,) = said.fact(Wishes).told
     assert (said.code, told.how, told.seen) == (1, "registry", False)

@@ -238,10 +238,11 @@ class TestLifespan:
         announced: list[object] = []
         monkeypatch.setattr("meshlib.announcement.Announcement", lambda *given: announced.append(given))
         app = FastAPI()
-        MeshFastAPI(app, Mesh(Settings(registry=f"memory://{tmp_path}", state_dir=str(tmp_path), service="orders")))
-        assert announced == []
-        with TestClient(app):
-            assert len(announced) == 1
+        with Mesh(Settings(registry=f"memory://{tmp_path}", state_dir=str(tmp_path), service="orders")) as mesh:
+            MeshFastAPI(app, mesh)
+            assert announced == []
+            with TestClient(app):
+                assert len(announced) == 1
 
 
 class TestManagement:

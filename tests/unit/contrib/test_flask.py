@@ -214,7 +214,7 @@ class TestCommands:
 
     def test_health(self, app: Flask, mesh: Mesh) -> None:
         answers = iter([True, False])
-        mesh.management.check("database", lambda: next(answers))
+        mesh.management.check("database", lambda: next(answers), timeout=60.0)
         code, output = self.run(app, "health")
         assert (code, output.split()) == (0, "check status why database UP -".split())
         code, output = self.run(app, "health", "--json")

@@ -163,10 +163,10 @@ def test_a_large_fleet_that_vanishes_costs_no_time(size: int) -> None:
 
     whole = Listing.of([Instance("orders", f"i{number}", "10.0.0.1", 80) for number in range(size)])
     before = merge(None, whole, SERVICE, now=1.0, clock=1.0, hard_age=HARD_AGE)
-    start = time.process_time()
+    start = time.thread_time()  # other threads of this process have other tests' work to do
     after = merge(before, Listing(whole.instances[: size // 3]), SERVICE, now=2.0, clock=2.0, hard_age=HARD_AGE)
     assert len(after.snapshot.suspects) == size - size // 3
-    assert time.process_time() - start < 2.0  # comparing each with each took minutes
+    assert time.thread_time() - start < 2.0  # comparing each with each took minutes
 
 
 # -- a property, against a model that keeps nothing but the last state of each id

@@ -103,6 +103,20 @@ def test_a_thread_that_hangs_is_one_thread() -> None:
     play(story)
 
 
+def test_a_check_that_is_added_while_all_are_looked_through() -> None:
+    checks = Checks()
+
+    class Meanwhile:
+        @property
+        def readiness(self) -> bool:  # another thread's add() between two of them
+            checks.add("another", well, timeout=1.0, readiness=True)
+            return True
+
+    checks._known["first"] = first = Meanwhile()  # type: ignore[assignment]
+    assert checks.named(readiness=True) == [first]
+    assert [getattr(each, "name", "first") for each in checks.named(readiness=True)] == ["first", "another"]
+
+
 def test_who_asks_meanwhile_gets_the_same_answer() -> None:
     async def story(checks: Checks, _: FakeClock) -> None:
         asked = []

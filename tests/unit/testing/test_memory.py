@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 import fastapi
@@ -34,7 +34,11 @@ from meshlib import (
     service_client,
     time_left,
 )
+from meshlib.flow import Race
 from meshlib.testing import MemoryMesh
+from meshlib.testing.engine import _Course
+from meshlib.testing.timeline import Timeline
+from tests.servers.base import eventually
 
 PAUSE = retry(attempts=4, base=1.0)
 HEDGE = hedge(delay=0.1)
@@ -578,6 +582,67 @@ def test_closing_leaves_nothing_behind() -> None:
         mesh.client(Orders).fetch(7)
         assert set(threading.enumerate()) <= before, "a blocking caller needs no thread"
     assert not mesh._worker.running
+
+
+def test_closing_ends_the_threads_that_helped_beside_a_loop() -> None:
+    async def awaiting(request: httpx2.Request) -> dict[str, Any]:
+        return echo(request)
+
+    def helpers() -> set[str]:
+        return {one.name for one in threading.enumerate() if one not in before and one.name.startswith("meshlib-testing")}
+
+    async def main() -> None:
+        orders = mesh.client(Orders)
+        await orders.afetch(7)
+        orders.fetch(8)
+        assert {name.rstrip("0123456789") for name in helpers()} == {"meshlib-testing-", "meshlib-testing-app-"}
+
+    import threading
+
+    before = set(threading.enumerate())
+    with MemoryMesh() as mesh:
+        for _ in range(2):
+            mesh.add("orders", awaiting)
+            asyncio.run(main())
+            mesh.close()
+            eventually(lambda: not helpers())
+
+
+def test_an_end_that_is_told_after_it_was_fetched_is_no_reason_to_begin_the_next_attempt() -> None:
+    timeline = Timeline()
+    course = _Course(Race(lambda _: iter(()), (), 1.0), None, timeline)  # type: ignore[arg-type]
+    lost = (None, ZeroDivisionError())
+    course._ends.put(lost)
+    assert course.wait(1.0) is lost
+    real, late = timeline.wait, [1]
+
+    def wait(seconds: float, future: Any) -> bool:
+        while late:  # now its thread comes to it
+            late.pop()
+            ended, course._ended = course._ended, Future()
+            ended.set_result(None)
+        return real(seconds, future)
+
+    timeline.wait = wait  # type: ignore[method-assign, assignment]
+    begun = timeline.clock()
+    assert course.wait(1.0) is None
+    assert timeline.clock() == begun + 1.0
+
+
+def test_who_is_woken_when_it_is_known_that_all_wait_keeps_time_from_passing() -> None:
+    """By a thread that is in no call: one that closes an answer, say."""
+    timeline, place = Timeline(), Future[None]()
+    real = timeline._to
+
+    def to(due: float) -> bool:
+        if not place.done():
+            place.set_result(None)
+        return real(due)
+
+    timeline._to = to  # type: ignore[method-assign]
+    begun = timeline.clock()
+    assert timeline.wait(5.0, place)
+    assert timeline.clock() == begun
 
 
 def test_another_event_loop_is_told_apart(mesh: MemoryMesh) -> None:

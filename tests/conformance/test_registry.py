@@ -99,12 +99,12 @@ async def test_heartbeats_keep_it_and_silence_loses_it(backend: Backend, other: 
     async with asyncio.timeout(60):
         while beats < 8 or ids(await backend.registry.fetch(env.service)) != ["kept"]:
             before, said = said, clock()
-            if await backend.registry.heartbeat(kept, 2):
+            if await backend.registry.heartbeat(kept, 3):
                 beats += 1
             else:
-                assert clock() - before > 2
+                assert clock() - before > 3
                 said, beats = clock(), 0
-                await backend.registry.register(kept, 2)
+                await backend.registry.register(kept, 3)
             await asyncio.sleep(0.5)
 
 

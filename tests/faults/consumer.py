@@ -76,12 +76,12 @@ class Record:
         self.wall = 0.0
 
     def answered(self, order: Order) -> None:
-        self.calls += 1
         self.served[order.served_by] += 1
+        self.calls += 1
 
     def failure(self, error: Exception) -> None:
-        self.calls += 1
         self.failed.append((time.monotonic(), f"{type(error).__name__}: {error}"))
+        self.calls += 1  # last: a report may be asked for in between
 
     def attempt(self, error: AttemptError) -> None:
         if not self.attempts:

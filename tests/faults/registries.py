@@ -199,11 +199,12 @@ class LocalFile:
         self.file.unlink()
 
     def listed(self) -> int:
-        if not self.file.is_file():
-            return 0
-        with suppress(sqlite3.Error), closing(sqlite3.connect(f"file:{self.file}?mode=ro", uri=True, timeout=5)) as reader:
-            alive = "SELECT count(*) FROM instances WHERE service = 'orders' AND expires > ?"
-            return int(reader.execute(alive, (time.monotonic(),)).fetchone()[0])
+        alive, give_up = "SELECT count(*) FROM instances WHERE service = 'orders' AND expires > ?", time.monotonic() + 5.0
+        while self.file.is_file() and time.monotonic() < give_up:
+            # Just made, or locked by whoever has to repair it after a death: that is no list of nobody.
+            with suppress(sqlite3.Error), closing(sqlite3.connect(f"file:{self.file}?mode=ro", uri=True, timeout=5)) as reader:
+                return int(reader.execute(alive, (time.monotonic(),)).fetchone()[0])
+            time.sleep(0.01)
         return 0
 
     def close(self) -> None:

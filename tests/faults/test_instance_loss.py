@@ -28,7 +28,7 @@ KINDS = {
 @pytest.fixture
 def stage() -> Iterator[Stage]:
     registry = LocalFile()
-    with Stage(registry.url) as made:
+    with Stage(registry.url, MESH_CONNECT_TIMEOUT="10") as made:  # attempts that a busy machine fails are counted, too
         yield made
     registry.close()
 

@@ -33,7 +33,7 @@ async def provider(work: str, milliseconds: int, policies: str) -> AsyncIterator
     process = await asyncio.create_subprocess_exec(*command, cwd=TOP, stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             port = int(await process.stdout.readline())
         callers = Callers(port, PATIENCE * milliseconds)
         await callers.saturate(2, 0.2)

@@ -125,7 +125,9 @@ def outage(cast: Cast, how: str, seconds: float) -> float:
     # However long a busy machine takes to start a process, its first call falls into the outage.
     eventually(lambda: newcomer.ask().calls > 0, within=PATIENCE, what="a newcomer calls")
     if unreachable(cast.registry, how):
-        eventually(lambda: all(one.loss_seen(gone) is not None for one in cast.reports()), within=20.0, what="the loss is seen")
+        eventually(
+            lambda: all(one.loss_seen(gone) is not None for one in cast.reports()), within=PATIENCE, what="the loss is seen"
+        )
     if not blind:
         cast.control_notices(gone)
     fresh, calls = newcomer.ask(), sum(report.calls for report in cast.reports())

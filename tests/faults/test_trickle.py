@@ -10,7 +10,7 @@ from typing import Protocol
 
 import pytest
 
-from meshlib import AttemptTimeout, DeadlineExceeded, Mesh, Settings, get, service_client, transport
+from meshlib import AttemptTimeout, DeadlineExceeded, Mesh, MeshError, Settings, get, service_client, transport
 
 pytestmark = pytest.mark.anyio
 
@@ -33,7 +33,7 @@ async def slow_client(length: int) -> AsyncIterator[Slow]:
 
     async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Slow: "
-        with suppress(OSError), closing(writer):
+        with suppress(OSError, asyncio.IncompleteReadError), closing(writer):  # it may have been given up before it was asked
             await reader.readuntil(b"\r\n\r\n")
             for byte in head.ljust(length - 4, b"y") + b"\r\n\r\n":
                 writer.write(bytes([byte]))
@@ -69,8 +69,11 @@ async def test_control_without_it_the_call_takes_as_long_as_the_provider_likes(m
     async def takes_as_long() -> bool:
         async with slow_client(SHORT) as client:
             start = time.monotonic()
-            with suppress(DeadlineExceeded, AttemptTimeout):  # the body is looked at only once the head is there
+            with suppress(MeshError):  # the body is looked at only once the head is there
                 await client.fetch()
             return time.monotonic() - start >= SHORT * PAUSE
 
-    assert any([await takes_as_long() for _ in range(2)])
+    for _ in range(5):  # unless the machine itself stands still
+        if await takes_as_long():
+            return
+    pytest.fail("something has ended it")

@@ -73,7 +73,7 @@ class Supervisor:
         process.start()
         ready.close()
         with heard:
-            if wait and heard.poll(30):
+            if wait and heard.poll(100):
                 heard.recv()
         return process
 

@@ -47,13 +47,17 @@ for _ in range(12):
     mesh.close()
     opened.append((len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))))
 with Mesh.from_env(registry="etcd://127.0.0.1:1") as mesh:
-    before = len(ticks)
-    try:
-        mesh.register(8080).wait(2.0)
-    except TimeoutError:
-        assert len(ticks) > before + 1, "other greenlets go on while one waits"
+    before, registration = len(ticks), mesh.register(8080)
+    for _ in range(5):  # the machine itself may stand still for so long
+        try:
+            registration.wait(2.0)
+        except TimeoutError:
+            if len(ticks) > before + 1:
+                break
+        else:
+            raise AssertionError("nobody listens there")
     else:
-        raise AssertionError("nobody listens there")
+        raise AssertionError("other greenlets go on while one waits")
 # A thread may still be ending; a leak of one each time would make it ten.
 assert all(last <= early + 4 for early, last in zip(opened[1], opened[-1])), opened
 """
@@ -195,9 +199,20 @@ def test_a_thread_that_takes_the_lock_of_a_future_twice_leaves_no_greenlet_behin
     assert run(tmp_path, program=SETTLED).stdout == "7\n"
 
 
+def forgets(tmp_path: Path, program: str) -> bool:
+    """True when ``program`` with gevent's lock has. Not where the greenlet comes so late that nobody is inside any more: then
+    another time."""
+
+    def forgotten() -> bool:
+        done = run(tmp_path, "control", program=program)
+        assert done.returncode == 0, done.stderr
+        return not done.stdout
+
+    return any(forgotten() for _ in range(5))
+
+
 def test_the_control_gevents_own_lock_forgets_it(tmp_path: Path) -> None:
-    done = run(tmp_path, "control", program=SETTLED)
-    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert forgets(tmp_path, SETTLED)
 
 
 def test_a_thread_that_takes_over_two_lists_leaves_no_greenlet_behind(tmp_path: Path) -> None:
@@ -205,8 +220,7 @@ def test_a_thread_that_takes_over_two_lists_leaves_no_greenlet_behind(tmp_path: 
 
 
 def test_the_control_gevents_lock_of_the_fleet_forgets_it(tmp_path: Path) -> None:
-    done = run(tmp_path, "control", program=LISTED)
-    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert forgets(tmp_path, LISTED)
 
 
 def test_no_lock_that_both_take_is_one_of_gevents(tmp_path: Path) -> None:

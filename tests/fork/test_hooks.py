@@ -35,10 +35,15 @@ def still_serves(cell: Cell) -> bool:
         return answered
 
 
+def story(cell: Cell) -> bool:
+    """At most the second time: a busy machine may take longer to ask than there is time."""
+    return still_serves(cell) or (cell is not CONTROL and still_serves(cell))
+
+
 @pytest.fixture(scope="module")
 def stories(beside_others: None) -> Iterator[Callable[[Cell], Future[bool]]]:
     with ThreadPoolExecutor(AT_ONCE) as executor:
-        running = {cell.name: executor.submit(still_serves, cell) for cell in CELLS}
+        running = {cell.name: executor.submit(story, cell) for cell in CELLS}
         yield lambda cell: running[cell.name]
 
 

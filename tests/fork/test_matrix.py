@@ -48,7 +48,7 @@ def story(cell: Cell) -> None:
             assert stage.seen.generations == {generation}, "the master has stayed"
         # Who keeps the entry knows it, and nobody else thinks so. With --preload, the master may be the one, or have come late.
         eventually(lambda: stage.registrars() == (stage.registrar() in stage.workers()), within=60, what="one registrar")
-        eventually(lambda: (stage.server_pid in stage.lock_holders(1)) is cell.preload, within=10, what="only --preload makes "
+        eventually(lambda: (stage.server_pid in stage.lock_holders(1)) is cell.preload, within=60, what="only --preload makes "
                    "the master one of them")  # fmt: skip
         last = stage.end()
         # By itself the entry would live for two heartbeats from then on.

@@ -17,10 +17,14 @@ PROGRAM = """
 import os, socket, sys
 sys.modules["gunicorn.arbiter"] = sys
 from meshlib.discovery.succession import successor_expected
-listener = socket.create_server(("127.0.0.1", 0))
-port = listener.getsockname()[1] + ("other" in sys.argv)
+listener, other = socket.create_server(("127.0.0.1", 0)), socket.socket()
+port = listener.getsockname()[1]
 if "closed" in sys.argv:
     listener.close()
+    other.bind(("127.0.0.1", port))  # so that nobody else of this machine listens there
+if "other" in sys.argv:
+    other.bind(("127.0.0.1", 0))
+    port = other.getsockname()[1]
 if "unknown" in sys.argv:
     del sys.modules["gunicorn.arbiter"]
 child = os.fork()

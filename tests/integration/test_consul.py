@@ -157,7 +157,7 @@ async def test_a_frozen_server_is_noticed_by_its_watch(server: ConsulServer) -> 
         async with Watching(backend.registry.watch(ORDERS)) as watching:
             await watching.until(lambda _: True)
             server.freeze()
-            await fails(watching, NOTICED)
+            await fails(watching, NOTICED + 7.0)
         server.thaw()
         await listed(backend, [])
 
@@ -176,7 +176,7 @@ async def test_without_the_deadline_nobody_would_notice(server: ConsulServer, mo
 async def test_a_frozen_server_has_a_deadline_for_calls_and_the_next_host_a_turn(server: ConsulServer) -> None:
     with closing(ConsulServer(join=server)) as second:
         await asyncio.to_thread(second.start)
-        async with opened(f"consul://127.0.0.1:{second.port},127.0.0.1:{server.port}", registry_timeout=3.0) as backend:
+        async with opened(f"consul://127.0.0.1:{second.port},127.0.0.1:{server.port}", registry_timeout=5.0) as backend:
             await backend.registry.register(ONE, 300)
             await listed(backend, ["orders-1"])
             second.freeze()

@@ -144,13 +144,13 @@ class TestSurviving:
                 assert ids(listing) == []
 
     async def test_a_frozen_server_is_noticed_and_found_again(self, server: EtcdServer) -> None:
-        settings = server.settings(options=FAST, registry_timeout=2.0)
+        settings = server.settings(options=FAST, registry_timeout=5.0)
         async with opened(settings) as backend, opened(server.settings()) as other:
             async with Watching(backend.registry.watch(ORDERS)) as watching:
                 await watching.until(lambda _: True)
                 server.freeze()
                 with pytest.raises(RegistryUnavailable):
-                    await watching.until(lambda _: False, within=10)
+                    await watching.until(lambda _: False, within=30)
                 with pytest.raises(RegistryUnavailable):
                     await backend.registry.fetch(ORDERS)
                 server.thaw()
@@ -158,8 +158,18 @@ class TestSurviving:
                 await other.registry.register(instance(), 30)
                 await watching.until(lambda listing: ids(listing) == ["a"])
 
-    @pytest.mark.parametrize(("wait", "sees"), [("0.5", True), ("14", False)], ids=["checked", "control: unchecked"])
-    async def test_a_watch_that_hangs_in_silence(self, server: EtcdServer, wait: str, sees: bool) -> None:
+    async def test_a_watch_that_hangs_in_silence(self, server: EtcdServer) -> None:
+        assert await self.sees(server, wait="0.5", within=30)
+
+    async def test_the_control_a_watch_that_is_not_checked(self, server: EtcdServer) -> None:
+        """Unless it was being opened again just then, because the machine had stood still: at most the third time."""
+        for _ in range(3):
+            if not await self.sees(server, wait="14", within=8):
+                return
+        pytest.fail("the control has noticed what it cannot")
+
+    async def sees(self, server: EtcdServer, *, wait: str, within: float) -> bool:
+        """Whether a watch that has begun to hang in silence sees what is registered then."""
         with Proxy("127.0.0.1", server.port) as proxy:
             url = f"etcd://127.0.0.1:{proxy.port}?wait={wait}"
             async with (
@@ -171,12 +181,12 @@ class TestSurviving:
                 await held(proxy)
                 proxy.forget()  # the idle connections, too: the check runs into its deadline, the next one works
                 await other.registry.register(instance(), 30)
-                try:
-                    await watching.until(lambda listing: ids(listing) == ["a"], within=8)
+                seen = False
+                with suppress(TimeoutError):
+                    await watching.until(lambda listing: ids(listing) == ["a"], within=within)
                     seen = True
-                except TimeoutError:
-                    seen = False
-                assert seen is sees
+                await other.registry.deregister(instance())
+                return seen
 
     async def test_a_watch_is_confirmed_while_nothing_changes(self, server: EtcdServer) -> None:
         async with opened(server.settings(options="?wait=0.2")) as backend:

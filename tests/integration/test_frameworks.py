@@ -77,7 +77,7 @@ class Served:
             connection.request("GET", path)
             answer = connection.getresponse()
             return answer.status, answer.read()
-        except OSError:
+        except (OSError, http.client.HTTPException):
             return 0, b""
         finally:
             connection.close()
@@ -162,7 +162,8 @@ def test_the_reloader_of_django_registers_its_child_only(room: Path) -> None:
         child = int(served.get("/pid")[1])
         assert child != served.process.pid
         # Whoever keeps the entry holds the first lock of the file that siblings share.
-        assert holders(room) == [child]
+        # (The kernel's list may skip one while others come and go.)
+        eventually(lambda: holders(room) == [child], what=served.log)
         os.kill(child, signal.SIGINT)  # as a terminal would, to both
         eventually(lambda: served.listed() == [], what=served.log)
 

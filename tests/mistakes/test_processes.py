@@ -56,7 +56,7 @@ def last_line(code: str, directory: Path, **environ: str) -> str:
 
 
 def test_a_call_while_a_module_is_imported(tmp_path: Path) -> None:
-    line = last_line(CALL_AT_IMPORT, tmp_path, MESH_REGISTRY=f"local://{tmp_path}/registry.db")
+    line = last_line(CALL_AT_IMPORT, tmp_path, MESH_REGISTRY=f"local://{tmp_path}/registry.db", MESH_COLD_START_TIMEOUT="60")
     assert line == "meshlib.errors.NoInstances: orders: no instance is registered"
 
 

@@ -58,10 +58,15 @@ class Orders(Protocol):
     async def achange(self, id: int, delay: int | None = None) -> Order: ...
 
 
+PAUSE = 0.25
+"""Seconds between two looks at a view, due every 5 ms, in which the machine was elsewhere."""
+
+
 class Record:
     """What the process has seen. ``failed`` are calls, ``attempts`` failed attempts, each with its time and error;
     ``in_flight`` are those at the same instance when the first attempt failed; ``timeline`` has a line ``(time, live,
-    listed, suspects)`` for each change of the view; ``wall`` is what the process takes for the time of day."""
+    listed, suspects)`` for each change of the view; ``pauses`` are when the machine let it go on after it had stood still;
+    ``wall`` is what the process takes for the time of day."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -73,6 +78,7 @@ class Record:
         self.first_call_ms: float | None = None
         self.first_source: str | None = None
         self.timeline: list[tuple[float, bool, int, int]] = []
+        self.pauses: list[float] = []
         self.wall = 0.0
 
     def answered(self, order: Order) -> None:
@@ -266,8 +272,12 @@ def main() -> None:
 
 
 def observing(mesh: Mesh, record: Record, stop: threading.Event) -> None:
+    before = time.monotonic()
     while not stop.wait(0.005):
         record.observe(mesh)
+        if (now := time.monotonic()) - before > PAUSE:
+            record.pauses.append(now)
+        before = now
 
 
 if __name__ == "__main__":

@@ -40,11 +40,16 @@ class Report:
     first_call_ms: float | None
     first_source: str | None
     timeline: list[tuple[float, bool, int, int]]
+    pauses: list[float]
     wall: float
 
     def failed_since(self, when: float) -> list[str]:
         """The calls that failed after ``when``, in words."""
         return [f"+{at - when:.3f} s {error}" for at, error in self.failed if at >= when]
+
+    def failed_undisturbed(self, seconds: float) -> list[str]:
+        """The calls that failed though the machine had not stood still in the ``seconds`` before."""
+        return [error for at, error in self.failed if not any(at - seconds < pause <= at for pause in self.pauses)]
 
     @property
     def view(self) -> tuple[bool, int, int] | None:

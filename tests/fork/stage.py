@@ -134,6 +134,7 @@ class Stage:
         self.env = {**os.environ, "PYTHONPATH": str(TOP), "PYTHONWARNINGS": "ignore::DeprecationWarning",
                     "MESH_REGISTRY": f"local://{self.registry}", "MESH_STATE_DIR": str(self.room / "state"),
                     "MESH_SERVICE": "shop", "MESH_PORT": str(self.port), "MESH_TTL": str(ttl),
+                    "MESH_CONNECT_TIMEOUT": "30",  # to the one that there is of "stock": no call may fail of a busy machine
                     "MESH_DRAIN_TIMEOUT": "5", "MESH_DRAIN_WAIT": str(drain_wait), "FORK_WITHOUT": without}  # fmt: skip
         self.seen = Seen()
         self.answers: dict[int, list[dict[str, Any]]] = {}

@@ -46,6 +46,11 @@ for _ in range(12):
     assert asyncio.run(stock.alevel("tea")) == 7
     mesh.close()
     opened.append((len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))))
+
+def left():
+    now = len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+    return [late - early for early, late in zip(opened[1], now)]
+
 with Mesh.from_env(registry="etcd://127.0.0.1:1") as mesh:
     before, registration = len(ticks), mesh.register(8080)
     for _ in range(5):  # the machine itself may stand still for so long
@@ -58,8 +63,13 @@ with Mesh.from_env(registry="etcd://127.0.0.1:1") as mesh:
             raise AssertionError("nobody listens there")
     else:
         raise AssertionError("other greenlets go on while one waits")
-# A thread may still be ending; a leak of one each time would make it ten.
-assert all(last <= early + 4 for early, last in zip(opened[1], opened[-1])), opened
+# A thread, or the server's end of a connection, may still be ending; a leak of one each time would make it ten.
+for _ in range(300):
+    if max(left()) <= 4:
+        break
+    gevent.sleep(0.1)
+else:
+    raise AssertionError(f"{left()} more: {opened}")
 """
 
 SETTLED = """

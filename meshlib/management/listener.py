@@ -38,10 +38,12 @@ class Listener:
     async def serve(self) -> None:
         """Begin to answer, on the running loop, until it is closed: it may be already, or be as the server starts."""
         self._loop = asyncio.get_running_loop()
-        if not self._closed:
-            self._server = await asyncio.start_server(self._serve, sock=self._socket, limit=HEAD)
-        if self._closed:
+        if not self._closed:  # made without a pause, in which it might be cancelled: then nobody had it to close
+            self._server = await asyncio.start_server(self._serve, sock=self._socket, limit=HEAD, start_serving=False)
+        if self._closed or self._server is None:
             self._end()
+        else:
+            await self._server.start_serving()
 
     def close(self) -> None:
         """Stop; from any thread."""
@@ -55,6 +57,7 @@ class Listener:
     def _end(self) -> None:
         if self._server is not None:
             self._server.close()
+        self._socket.close()
 
     def forked(self) -> None:
         """In a child process: let go of the socket, or it would go on listening there when the parent has ended."""

@@ -34,15 +34,21 @@ class Socket:
 class Server:
     """Starts in two steps, as asyncio's does."""
 
-    def __init__(self, listener: Socket) -> None:
-        self.close = listener.close
+    def __init__(self, socket: Socket) -> None:
+        self._socket, self.close = socket, socket.close
+
+    async def start_serving(self) -> None:
+        assert not self._socket.closed, "Invalid file descriptor: -1"
+        self._socket.meanwhile()
+        await asyncio.sleep(0)
 
 
-async def start(*_: Any, sock: Socket, **__: Any) -> Server:
+async def start(*_: Any, sock: Socket, start_serving: bool = True, **__: Any) -> Server:
     assert not sock.closed, "Invalid file descriptor: -1"
-    sock.meanwhile()
-    await asyncio.sleep(0)
-    return Server(sock)
+    made = Server(sock)
+    if start_serving:
+        await made.start_serving()
+    return made
 
 
 async def answer(_: Ask) -> Answer:
@@ -77,6 +83,39 @@ def test_it_is_closed_while_the_server_starts(socket: Socket, monkeypatch: pytes
 
     asyncio.run(story())
     assert not problems
+
+
+def test_it_is_cancelled_while_the_server_starts_and_closed_then(socket: Socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        opened = Listener(Settings(), answer)
+        serving = asyncio.create_task(opened.serve())
+        monkeypatch.setattr(socket, "meanwhile", serving.cancel)
+        with pytest.raises(asyncio.CancelledError):
+            await serving
+        opened.close()
+        await asyncio.sleep(0)
+        assert socket.closed
+
+    asyncio.run(story())
+
+
+def test_it_is_closed_when_the_loop_is_known_and_nothing_else(socket: Socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        opened, running = Listener(Settings(), answer), asyncio.get_running_loop
+
+        def known() -> asyncio.AbstractEventLoop:
+            opened._loop = running()
+            opened.close()  # by another thread
+            return opened._loop
+
+        monkeypatch.setattr(asyncio, "get_running_loop", known)
+        serving = opened.serve()
+        await serving
+        monkeypatch.undo()
+        await asyncio.sleep(0)
+        assert socket.closed
+
+    asyncio.run(story())
 
 
 def test_it_is_closed_after_the_loop(socket: Socket) -> None:

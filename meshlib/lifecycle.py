@@ -146,9 +146,9 @@ class Registration:
             self._leave_now(serving=serving, drain=drain)
         finally:
             self._closed.set()
+            atexit.unregister(self.close)  # last: where another thread leaves, the end of the process is to wait for it
 
     def _leave_now(self, *, serving: bool, drain: bool) -> None:
-        atexit.unregister(self.close)
         in_flight, settings = self._in_flight, self._settings
         in_flight.draining = True
         if self._stop() and serving:

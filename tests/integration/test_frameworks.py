@@ -42,7 +42,7 @@ SERVERS = {
 }
 UVICORN_RELOADING = "-m uvicorn tests.integration.apps.fastapi_app:app --port {port} --reload --reload-dir {room}"
 DJANGO_RELOADING = "-m tests.integration.apps.django_app runserver {port}"
-IN_SOAK = {"litestar granian x2", "django uvicorn", "django hypercorn x2", "django granian x2", "django granian wsgi x2"}
+IN_SOAK = {"litestar granian x2", "django hypercorn x2", "django granian x2", "django granian wsgi x2"}
 """Every framework and every server is in CI, not every combination."""
 AT_ONCE = 3
 """They mostly wait: as many stories are told at a time; each test looks at its own."""

@@ -536,7 +536,10 @@ def test_registrations_are_closed_at_exit_until_they_are_closed(mesh: Mesh, monk
     monkeypatch.setattr(atexit, "unregister", handlers.remove)
     registration = mesh.register()
     assert handlers == [registration.close]
+    meanwhile: list[Any] = []
+    monkeypatch.setattr(mesh.in_flight, "wait", lambda _: meanwhile.extend(handlers) is None)
     registration.close()
+    assert meanwhile == [registration.close], "a process that ends as another thread of it leaves waits for that"
     assert handlers == []
 
 

@@ -39,7 +39,8 @@ class MeshMiddleware:
         if self._awaits:
             markcoroutinefunction(self)
         own.handler()
-        if not hasattr(mail, "outbox"):  # which it has while tests run
+        self._leaves_first = testing = hasattr(mail, "outbox")  # which it has while tests run
+        if not testing:
             announce()
 
     def __call__(self, request: HttpRequest) -> Any:
@@ -50,6 +51,9 @@ class MeshMiddleware:
         return own.handler().serve(incoming(request), lambda: self._get_response(request))
 
     async def _aserve(self, request: HttpRequest) -> HttpResponseBase:
+        if not self._leaves_first:  # again: uvicorn with one worker begins to handle signals when the app is loaded
+            self._leaves_first = True
+            stopping.leave_first(own.get_mesh())
         if request.path_info in (management := own.get_mesh().management).paths:
             return page_of(await management.aanswer(ask_of(request)), request)
         handler, answer = own.handler(), partial[Awaitable[Any]](self._get_response, request)

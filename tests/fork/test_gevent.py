@@ -172,16 +172,25 @@ with Mesh.from_env() as mesh:
 COUNTS = """
 from gevent import monkey
 monkey.patch_all()
-import faulthandler, subprocess, sys
+import faulthandler, subprocess, sys, time
 import gevent
 from pathlib import Path
+from meshlib import files
 from meshlib.metrics.shelf import _MUTEX, Shelf
 
-faulthandler.dump_traceback_later(60, exit=True)
+faulthandler.dump_traceback_later(8 if "control" in sys.argv else 60, exit=True)
+if "control" in sys.argv:  # the pauses as gevent has them
+    files.original = lambda *_: time.sleep
 shelf = Shelf(Path(sys.argv[1]) / "metrics")
 shelf.keep(())
-hold = f"import fcntl, time; file = open({str(shelf._directory / 'slots')!r}, 'r+'); fcntl.lockf(file, fcntl.LOCK_EX, 1, {_MUTEX}); print('held', flush=True); time.sleep(0.5)"
-holder = subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE)
+hold = '''
+import fcntl, sys, time
+file = open(sys.argv[1], "r+")
+fcntl.lockf(file, fcntl.LOCK_EX, 1, int(sys.argv[2]))
+print("held", flush=True)
+time.sleep(0.5)
+'''
+holder = subprocess.Popen([sys.executable, "-c", hold, shelf._directory / "slots", str(_MUTEX)], stdout=subprocess.PIPE)
 holder.stdout.readline()
 gevent.joinall([gevent.spawn(shelf.keep, ()) for _ in range(2)], raise_error=True)
 print(holder.wait())
@@ -244,3 +253,14 @@ def test_no_lock_that_both_take_is_one_of_gevents(tmp_path: Path) -> None:
 def test_two_greenlets_that_wait_for_the_counts_of_another_process_do_not_stop_each_other(tmp_path: Path) -> None:
     done = run(tmp_path, str(tmp_path), program=COUNTS)
     assert done.stdout == "0\n", done.stderr
+
+
+def test_the_control_greenlets_that_let_others_go_on_while_they_have_a_lock_stop_each_other(tmp_path: Path) -> None:
+    """Unless the other process had let go before either came: then another time."""
+
+    def stopped() -> bool:
+        done = run(tmp_path, str(tmp_path), "control", program=COUNTS)
+        assert "Timeout" in done.stderr or done.stdout == "0\n", done.stderr
+        return not done.stdout
+
+    assert any(stopped() for _ in range(5))

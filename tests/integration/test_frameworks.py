@@ -202,6 +202,19 @@ def test_the_negative_control(served: Served) -> None:
     assert [each.port for each in served.listed()] == [served.port]
 
 
+@pytest.mark.parametrize("served", [("django uvicorn", {"MESH_DRAIN_WAIT": "10"})], indirect=True, ids=["django uvicorn"])
+def test_it_leaves_while_it_still_serves(served: Served) -> None:
+    """With one worker, uvicorn has loaded the app before it handles signals."""
+    served.await_registered()
+    # One that goes without a word would stay listed here for as long as it answers.
+    eventually(lambda: served.get("/drain") == (200, b"draining"), what=served.log)
+    eventually(lambda: [each.status.value for each in served.listed()] == ["draining"], what=served.log)
+    served.process.send_signal(signal.SIGTERM)
+    eventually(lambda: served.listed() == [], what=served.log)
+    assert served.get("/pid")[0] == 200, served.log()
+    assert served.process.wait(60) in (0, -signal.SIGTERM), served.log()
+
+
 MANAGEMENT = free_port()
 
 

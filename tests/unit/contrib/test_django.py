@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -18,7 +19,7 @@ from django.core import checks as djangos
 from django.core.management import call_command
 from django.core.signals import request_started
 from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
-from django.test import AsyncClient, Client, RequestFactory, override_settings
+from django.test import AsyncClient, AsyncRequestFactory, Client, RequestFactory, override_settings
 from django.test.utils import setup_test_environment, teardown_test_environment
 from django.urls import include, path
 
@@ -297,6 +298,28 @@ class TestMesh:
                 patch.delattr("django.core.mail.outbox")
             MeshMiddleware(lambda _: HttpResponse())
         assert told == (["shop", "sigterm"] if announced else [])
+
+    @pytest.mark.parametrize("tests", [True, False])
+    def test_who_awaits_looks_at_the_signal_again_with_the_first_request(
+        self, tests: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By then the server handles it, whenever it has loaded the app."""
+        told: list[str] = []
+        monkeypatch.setattr(Mesh, "announce", lambda _: None)
+        monkeypatch.setattr(middleware.stopping, "leave_first", lambda _: told.append("sigterm"))
+
+        async def answer(_: HttpRequest) -> HttpResponse:
+            return HttpResponse()
+
+        async def serve(made: MeshMiddleware) -> None:
+            for _ in range(2):
+                await made(AsyncRequestFactory().get("/"))
+
+        with override_settings(MESH={"SERVICE": "shop", "REGISTRY": f"memory://{tmp_path}"}), monkeypatch.context() as patch:
+            if not tests:
+                patch.delattr("django.core.mail.outbox")
+            asyncio.run(serve(MeshMiddleware(answer)))
+        assert told == ([] if tests else ["sigterm", "sigterm"])
 
 
 CASES: list[tuple[str, dict[str, Any], list[tuple[str, str]]]] = [

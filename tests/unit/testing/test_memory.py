@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -574,8 +575,6 @@ def test_two_share_nothing(mesh: MemoryMesh) -> None:
 
 
 def test_closing_leaves_nothing_behind() -> None:
-    import threading
-
     before = set(threading.enumerate())
     with MemoryMesh() as mesh:
         mesh.add("orders", echo)
@@ -596,8 +595,6 @@ def test_closing_ends_the_threads_that_helped_beside_a_loop() -> None:
         await orders.afetch(7)
         orders.fetch(8)
         assert {name.rstrip("0123456789") for name in helpers()} == {"meshlib-testing-", "meshlib-testing-app-"}
-
-    import threading
 
     before = set(threading.enumerate())
     with MemoryMesh() as mesh:
